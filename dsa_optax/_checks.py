@@ -1,0 +1,110 @@
+"""Bad input gets one error that names the argument and shows the mend."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+MISSING_PARAMS = (
+    "`params` are missing: DSA needs them to reach its probe point. Write\n"
+    "    updates, state = tx.update(grads, state, params, grad_fn=jax.grad(loss))"
+)
+
+MISSING_GRAD_FN = (
+    "`grad_fn` is missing: DSA evaluates a second gradient at its probe point. Pass "
+    "the function that gives the gradient (or the loss, as `value_fn`), on the same "
+    "batch and with the same random keys as the first gradient:\n"
+    "    JAX    tx.update(grads, state, params, grad_fn=jax.grad(loss))\n"
+    "           tx.update(grads, state, params, "
+    "grad_fn=dsa_optax.make_grad_fn(loss, batch))\n"
+    "    linen  tx.update(grads, ts.opt_state, ts.params, grad_fn=jax.grad(loss))\n"
+    "           (TrainState.apply_gradients does not hand it on)\n"
+    "    nnx    optimizer.update(model, grads, grad_fn=grad_of_params)\n"
+    "or let dsa_optax.make_train_step(loss, tx) do it."
+)
+
+
+def scalar(name: str, value: Any, low: float, high: float, example: float) -> None:
+    """Checks one hyper-parameter, unless it is a schedule or traced by JAX."""
+    if callable(value) or isinstance(value, jax.core.Tracer):
+        return
+    mend = f"for example {name}={example}"
+    if jnp.ndim(value) != 0:
+        raise ValueError(
+            f"`{name}` must be one number, got an array of shape {jnp.shape(value)}; "
+            f"{mend}, and jax.vmap over a function that builds the optimizer for many."
+        )
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"`{name}` must be a number, got {value!r}; {mend}.") from None
+    if not (math.isfinite(number) and low <= number <= high):
+        bounds = f"in [{low:g}, {high:g}]" if math.isfinite(low) else "finite"
+        if math.isfinite(low) and not math.isfinite(high):
+            bounds = f"finite and at least {low:g}"
+        raise ValueError(f"`{name}` must be {bounds}, got {number:g}; {mend}.")
+
+
+def ordered(low_name: str, low: Any, high_name: str, high: Any) -> None:
+    """Checks low <= high, unless one of the two is traced by JAX."""
+    if any(isinstance(bound, jax.core.Tracer) for bound in (low, high)):
+        return
+    if float(low) > float(high):
+        raise ValueError(
+            f"`{low_name}` ({float(low):g}) must not be above `{high_name}` "
+            f"({float(high):g}); lower the first or raise the second."
+        )
+
+
+def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Checks an option that is a word."""
+    if value not in allowed:
+        words = " or ".join(f'{name}="{word}"' for word in allowed)
+        raise ValueError(f"`{name}` must be one of {allowed}, got {value!r}: {words}.")
+
+
+def floating_dtype(name: str, dtype: Any) -> None:
+    """Checks a dtype in which rates can be kept; None is the default one."""
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"`{name}` must be a floating dtype, got {jnp.dtype(dtype).name}; "
+            f"for example {name}=jnp.float32."
+        )
+
+
+def real_floating(name: str, tree: Any) -> None:
+    """Checks that every leaf can take a step of real length."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"`{name}` must be real floating arrays, but {_at(path)} is of "
+                f"{dtype.name}; convert it (a complex array to a pair of real ones), "
+                "or leave it out with optax.partition."
+            )
+
+
+def same_structure(name: str, tree: Any, params: Any) -> None:
+    """Checks that a gradient has the structure and the shapes of the params."""
+    got, wanted = jax.tree.structure(tree), jax.tree.structure(params)
+    if got != wanted:
+        raise ValueError(
+            f"`{name}` must have the structure of `params`, {wanted}, but has {got}. "
+            "A loss that also returns aux, or jax.value_and_grad, gives a tuple: pass "
+            "grad_fn=dsa_optax.make_grad_fn(loss, *batch, has_aux=True)."
+        )
+    for (path, leaf), param in zip(
+        jax.tree.leaves_with_path(tree), jax.tree.leaves(params), strict=True
+    ):
+        if jnp.shape(leaf) != jnp.shape(param):
+            raise ValueError(
+                f"`{name}` must have the shapes of `params`, but {_at(path)} is of "
+                f"shape {jnp.shape(leaf)} where the parameter is of "
+                f"{jnp.shape(param)}: differentiate with respect to the params that "
+                "you pass to `update`, and average over the batch inside the loss."
+            )
+
+
+def _at(path: tuple[Any, ...]) -> str:
+    return f"the leaf {jax.tree_util.keystr(path)}" if path else "it"

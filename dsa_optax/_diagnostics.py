@@ -1,0 +1,150 @@
+"""What the learning rates are doing."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dsa_optax._rules import exponential_step_size
+from dsa_optax._state import DSAState, LinearDSAState
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# Sorting a large leaf costs more than an update of it; the quartiles of this many
+# entries are within about a hundredth of a rank of the leaf's.
+_MAX_SORTED = 4096
+
+
+class RateSummary(NamedTuple):
+    """The learning rates of one leaf, in five numbers and three shares.
+
+    Attributes:
+      quantiles: minimum, quartiles (three) and maximum of the learning rates, shape
+        (5,). In a leaf of more than 4,096 entries the quartiles are those of as many
+        evenly spaced ones; minimum and maximum are of all.
+      grew: share of the rates above where they were, in [0, 1].
+      shrank: share of the rates below where they were, in [0, 1].
+      at_bound: share of the rates at `min_log2_lr` or `max_log2_lr`, in [0, 1].
+    """
+
+    quantiles: jax.Array
+    grew: jax.Array
+    shrank: jax.Array
+    at_bound: jax.Array
+
+
+def learning_rates(state: optax.OptState) -> optax.Params:
+    """The learning rate of every parameter, as of the last update.
+
+    Args:
+      state: the state of an optimizer with one of this package's optimizers somewhere
+        in it: in a chain, below wrappers, in a Flax `TrainState`. Of a state that is
+        `vmap`ped, take `jax.vmap(learning_rates)`.
+
+    Returns:
+      A tree like the params: `learning_rate`·2^η for `dsa` and `exponential_dsa`, η for
+      `parameterwise_dsa`, and one scalar for `basic_dsa`. In the dtype of the state.
+
+    Raises:
+      ValueError: if there is none of the package's states in `state`, or several.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, dsa_optax
+      >>> tx = optax.chain(optax.clip(1.0), dsa_optax.dsa(init_log2_lr=-2.0))
+      >>> state = tx.init({"w": jnp.zeros(3)})
+      >>> dsa_optax.learning_rates(state)
+      {'w': Array([0.25, 0.25, 0.25], dtype=float32)}
+
+    References:
+      Eq. 5 (Sec. 2.2.3): the step of a parameter is 2^η long.
+    """
+    found = _find(state, "state")
+    if isinstance(found, LinearDSAState):
+        return found.lr
+    return jax.tree.map(
+        lambda log2_lr: exponential_step_size(log2_lr, found.lr_scale), found.log2_lr
+    )
+
+
+def summary(
+    state: optax.OptState, previous: optax.OptState | None = None
+) -> optax.Params:
+    """Sums up the learning rates of each leaf, at a cost to be paid at every step.
+
+    Pure and jittable. With `previous`, a state of the step before (or of the last time
+    that you looked), the shares tell what the rates did since; without it, since the
+    start of training. A rate that grew in one step is one whose two gradients agreed.
+
+    Args:
+      state: as in `learning_rates`.
+      previous: an earlier state of the same optimizer.
+
+    Returns:
+      A tree like the params (one entry for `basic_dsa`) with a `RateSummary` a leaf.
+
+    Raises:
+      ValueError: as `learning_rates`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, dsa_optax
+      >>> loss = lambda w: jnp.sum(w**2)
+      >>> w, tx = jnp.array([1.0, -1.0, 1e-5]), dsa_optax.dsa()
+      >>> state = tx.init(w)
+      >>> updates, state = tx.update(jax.grad(loss)(w), state, w, value_fn=loss)
+      >>> rates = dsa_optax.summary(state)
+      >>> print(f"{rates.grew:.2f} grew, {rates.shrank:.2f} shrank")
+      0.67 grew, 0.33 shrank
+
+    References:
+      Fig. 2 (Sec. 2.2.2): when a rate should grow, and when it should shrink.
+    """
+    found = _find(state, "state")
+    rates = _rates(found)
+    if previous is None:
+        before = jax.tree.map(lambda _: found.start, rates)
+    else:
+        before = _rates(_find(previous, "previous"))
+    # A linear rate has no bound, and NaN equals nothing.
+    bounds = (jnp.nan, jnp.nan)
+    if isinstance(found, DSAState):
+        bounds = (found.floor, found.ceiling)
+
+    def leaf(rate: jax.Array, before: jax.Array, lr: jax.Array) -> RateSummary:
+        return RateSummary(
+            quantiles=_quantiles(lr),
+            grew=_share(rate > before),
+            shrank=_share(rate < before),
+            at_bound=_share((rate == bounds[0]) | (rate == bounds[1])),
+        )
+
+    return jax.tree.map(leaf, rates, before, learning_rates(found))
+
+
+def _rates(state: DSAState | LinearDSAState) -> optax.Params:
+    return state.log2_lr if isinstance(state, DSAState) else state.lr
+
+
+def _find(state: Any, name: str) -> DSAState | LinearDSAState:
+    kinds = (DSAState, LinearDSAState)
+    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
+    found = [leaf for leaf in leaves if isinstance(leaf, kinds)]
+    if len(found) != 1:
+        raise ValueError(
+            f"`{name}` must hold the state of one optimizer of dsa_optax, but holds "
+            f"{len(found)}: pass what tx.init or tx.update returned, or, of several, "
+            "the part that you want to see."
+        )
+    return found[0]
+
+
+def _share(mask: jax.Array) -> jax.Array:
+    return jnp.mean(mask, dtype=jnp.float32)
+
+
+def _quantiles(lr: jax.Array) -> jax.Array:
+    flat = jnp.ravel(lr)
+    if flat.size == 0:
+        return jnp.full(len(QUANTILES), jnp.nan, flat.dtype)
+    stride = -(-flat.size // _MAX_SORTED)
+    inner = jnp.quantile(flat[::stride], jnp.asarray(QUANTILES[1:-1], flat.dtype))
+    return jnp.stack([jnp.min(flat), *inner, jnp.max(flat)])

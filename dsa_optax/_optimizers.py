@@ -1,0 +1,389 @@
+"""The four algorithms of the paper, Eqs. 3 to 6, each the skeleton with its rule."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from dsa_optax import _checks, _rules
+from dsa_optax._skeleton import look_ahead
+from dsa_optax._state import DSAState, LinearDSAState
+
+_INF = math.inf
+
+
+def dsa(
+    init_log2_lr: ArrayLike = -12.0,
+    decrease: optax.ScalarOrSchedule = 0.6,
+    increase: optax.ScalarOrSchedule = 0.3,
+    *,
+    learning_rate: optax.ScalarOrSchedule = 1.0,
+    eps: ArrayLike = 0.0,
+    min_log2_lr: ArrayLike = -126.0,
+    max_log2_lr: ArrayLike = 126.0,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any | Callable[[optax.Params], Any] | None = None,
+    zero_product: Literal["drift", "hold"] = "drift",
+    state_dtype: Any | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Differentiable self-adaptive learning rate, Algorithm 1 of the paper.
+
+    Every parameter has its own log2 learning rate η. An update looks ahead: it goes to
+    the probe point with the present rates, takes a second gradient there, lets the
+    rates grow where the two gradients agree in sign and shrink where they don't, and
+    takes the step with the new rates.
+
+    .. math::
+      \tilde\theta &= \theta_{t-1} - 2^{\eta_{t-1}} \operatorname{sign}(g) \\
+      \eta_t &= \eta_{t-1} + \frac{\beta_1 + \beta_2}{2}
+        \operatorname{sign}(\tilde g) \operatorname{sign}(g)
+        + \frac{\beta_2 - \beta_1}{2} \\
+      \theta_t &= \theta_{t-1} - 2^{\eta_t} \operatorname{sign}(g)
+
+    with :math:`g = \nabla L(\theta_{t-1})`, :math:`\tilde g = \nabla L(\tilde\theta)`,
+    :math:`\beta_1` = `decrease` and :math:`\beta_2` = `increase`.
+
+    Only for full-batch (deterministic) training: the agreement of two gradients of a
+    mini-batch says little about the rate. An update costs two gradients.
+
+    Args:
+      init_log2_lr: η₀, the log2 learning rate that every parameter starts with.
+      decrease: β₁ ≥ 0, how much η falls where the gradients disagree; a float or a
+        schedule. One unit halves the learning rate.
+      increase: β₂ ≥ 0, how much η rises where they agree; a float or a schedule.
+      learning_rate: multiplies every 2^η, at the probe and in the step; a float or a
+        schedule.
+      eps: ε ≥ 0 of Eqs. 5 and 6: the direction is g/(\|g\|+ε), the agreement
+        g̃·g/(\|g̃·g\|+ε). The default is the limit that the paper means ("an
+        infinitesimal"), the exact sign. Any other value stalls training once the
+        products of the gradients fall below it, as those of real networks do.
+      min_log2_lr: the least η, at most `max_log2_lr`.
+      max_log2_lr: the greatest η.
+      weight_decay: decoupled weight decay λ ≥ 0, as in `optax.adamw`; a float or a
+        schedule. The step becomes `learning_rate`·2^η·(direction + λθ), at the probe as
+        well. So each parameter decays at its own adapted rate: by a share
+        λ·`learning_rate`·2^η a step. The gradients that adapt η are those of the loss
+        alone.
+      weight_decay_mask: a tree of booleans like the params (or a prefix of it), or a
+        function from params to one: where to decay. None is everywhere.
+      zero_product: what η does where the product of the two gradients is zero (dead
+        units, unused rows of an embedding). "drift", Eq. 6 as written: η changes by
+        (`increase` − `decrease`)/2, and so decays; "hold": η stays.
+      state_dtype: dtype of η. None is float32, whatever the params' dtype.
+
+    Returns:
+      A transformation whose `update` needs the params and `grad_fn` (or `value_fn`),
+      the function that gives the gradient (the loss) at any params: on the same batch,
+      with the same random keys, as `updates`. It is called once, at the probe. Updates
+      have the params' shapes and dtypes. Put `dsa` last in a chain: the probe must be
+      the very point that the step would reach, so nothing may change its update.
+
+      A non-finite gradient moves nothing and leaves its η. A non-finite gradient at the
+      probe is an overshoot: η falls by `decrease`.
+
+    Raises:
+      ValueError: here for a hyper-parameter out of its range; in `update` for missing
+        `params`, a missing `grad_fn`, a gradient that isn't shaped like the params.
+      TypeError: for a hyper-parameter that isn't a number, a `grad_fn` that can't be
+        called, params that aren't real floating arrays.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, dsa_optax
+      >>> def loss(w):  # a valley, a thousand times steeper one way than the other
+      ...     return w[0] ** 2 + 1000 * w[1] ** 2
+      >>> tx = dsa_optax.dsa()
+      >>> w = jnp.array([-0.06, 0.001])
+      >>> state = tx.init(w)
+      >>> for _ in range(60):
+      ...     grads = jax.grad(loss)(w)
+      ...     updates, state = tx.update(grads, state, w, grad_fn=jax.grad(loss))
+      ...     w = optax.apply_updates(w, updates)
+      >>> bool(loss(w) < 1e-9)
+      True
+
+    References:
+      Differentiable Self-Adaptive Learning Rate, Eq. 6 (Sec. 2.2.4) and Algorithm 1
+      (Appendix B); its defaults are from Sec. 3.1.
+    """
+    _checks.scalar("init_log2_lr", init_log2_lr, -_INF, _INF, -12.0)
+    _checks.scalar("decrease", decrease, 0, _INF, 0.6)
+    _checks.scalar("increase", increase, 0, _INF, 0.3)
+    _checks.scalar("learning_rate", learning_rate, 0, _INF, 1.0)
+    _checks.scalar("eps", eps, 0, _INF, 1e-8)
+    _checks.scalar("min_log2_lr", min_log2_lr, -_INF, _INF, -126.0)
+    _checks.scalar("max_log2_lr", max_log2_lr, -_INF, _INF, 126.0)
+    _checks.scalar("weight_decay", weight_decay, 0, _INF, 1e-4)
+    _checks.ordered("min_log2_lr", min_log2_lr, "max_log2_lr", max_log2_lr)
+    _checks.ordered("min_log2_lr", min_log2_lr, "init_log2_lr", init_log2_lr)
+    _checks.ordered("init_log2_lr", init_log2_lr, "max_log2_lr", max_log2_lr)
+    _checks.one_of("zero_product", zero_product, ("drift", "hold"))
+    dtype = _rates_dtype(state_dtype)
+
+    def state(count: jax.Array, log2_lr: optax.Params, lr_at: jax.Array) -> DSAState:
+        # jnp.array copies: a train step that donates its state must not take the
+        # caller's hyper-parameters with it.
+        return DSAState(
+            count=count,
+            log2_lr=log2_lr,
+            lr_scale=jnp.array(_at(learning_rate, lr_at), dtype),
+            start=jnp.array(init_log2_lr, dtype),
+            floor=jnp.array(min_log2_lr, dtype),
+            ceiling=jnp.array(max_log2_lr, dtype),
+        )
+
+    def init(params: optax.Params) -> DSAState:
+        start = jnp.asarray(init_log2_lr, dtype)
+        log2_lr = optax.tree.full_like(params, start, dtype=dtype)
+        count = jnp.zeros([], jnp.int32)
+        return state(count, log2_lr, count)
+
+    def rule_at(count: jax.Array) -> _rules.Rule:
+        def adapt(rate: jax.Array, probe_grad: jax.Array, grad: jax.Array) -> jax.Array:
+            adapted = _rules.exponential_adaptation(
+                rate,
+                _rules.agreement(probe_grad, grad, eps),
+                decrease=_at(decrease, count),
+                increase=_at(increase, count),
+                hold_at_zero=zero_product == "hold",
+            )
+            low, high = (jnp.asarray(b, rate.dtype) for b in (min_log2_lr, max_log2_lr))
+            return jnp.clip(adapted, low, high)
+
+        def direction(grads: optax.Updates, params: optax.Params) -> optax.Updates:
+            signs = jax.tree.map(lambda g: _rules.sign_direction(g, eps), grads)
+            decay = _at(weight_decay, count)
+            return _decayed(signs, params, decay, weight_decay_mask)
+
+        return _rules.Rule(
+            direction=direction,
+            step_size=partial(
+                _rules.exponential_step_size, scale=_at(learning_rate, count)
+            ),
+            adapt=_rules.per_parameter(adapt),
+        )
+
+    return look_ahead(
+        init=init,
+        rates_of=lambda state: state.log2_lr,
+        rule_at=rule_at,
+        next_state=lambda old, log2_lr: state(
+            optax.safe_increment(old.count), log2_lr, old.count
+        ),
+    )
+
+
+def exponential_dsa(
+    init_log2_lr: ArrayLike = -12.0,
+    step_size: optax.ScalarOrSchedule = 0.3,
+    *,
+    eps: ArrayLike = 0.0,
+    state_dtype: Any | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""DSA with exponential learning rates and one stride for both ways, Eq. 5.
+
+    .. math::
+      \tilde\theta &= \theta_{t-1} - 2^{\eta_{t-1}} \operatorname{sign}(g) \\
+      \eta_t &= \eta_{t-1} + \beta
+        \operatorname{sign}(\tilde g) \operatorname{sign}(g) \\
+      \theta_t &= \theta_{t-1} - 2^{\eta_t} \operatorname{sign}(g)
+
+    It is `dsa` with `decrease` = `increase`, so that a zero product moves no rate.
+
+    Args:
+      init_log2_lr: η₀, the log2 learning rate that every parameter starts with.
+      step_size: β ≥ 0, how much η rises or falls; a float or a schedule. The paper
+        gives no value; the default is its β₂.
+      eps: ε ≥ 0, as in `dsa`.
+      state_dtype: dtype of η. None is float32, whatever the params' dtype.
+
+    Returns:
+      A transformation, used as `dsa` is.
+
+    Raises:
+      ValueError: as `dsa`.
+      TypeError: as `dsa`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, dsa_optax
+      >>> loss = lambda w: jnp.sum((w - 1) ** 2)
+      >>> tx = dsa_optax.exponential_dsa(init_log2_lr=-3.0, step_size=1.0)
+      >>> w = jnp.zeros(2)
+      >>> state = tx.init(w)
+      >>> updates, state = tx.update(jax.grad(loss)(w), state, w, value_fn=loss)
+      >>> updates  # 2^-3 became 2^-2: both gradients agreed
+      Array([0.25, 0.25], dtype=float32)
+
+    References:
+      Differentiable Self-Adaptive Learning Rate, Eq. 5 (Sec. 2.2.3).
+    """
+    _checks.scalar("step_size", step_size, 0, _INF, 0.3)
+    return dsa(init_log2_lr, step_size, step_size, eps=eps, state_dtype=state_dtype)
+
+
+def parameterwise_dsa(
+    init_lr: ArrayLike,
+    step_size: optax.ScalarOrSchedule,
+    *,
+    state_dtype: Any | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""DSA with a linear learning rate for every parameter, Eq. 4.
+
+    .. math::
+      \tilde\theta &= \theta_{t-1} - \eta_{t-1} g \\
+      \eta_t &= \eta_{t-1} + \beta \, \tilde g g \\
+      \theta_t &= \theta_{t-1} - \eta_t g
+
+    Here for study. Its steps vanish with the gradient ("grad loss", Sec. 2.2.2), a rate
+    may become negative, and β has to suit the square of the gradient's scale.
+
+    Args:
+      init_lr: η₀, the learning rate that every parameter starts with.
+      step_size: β ≥ 0, a float or a schedule.
+      state_dtype: dtype of η. None is float32, whatever the params' dtype.
+
+    Returns:
+      A transformation, used as `dsa` is. Where a new rate would not be finite, the old
+      one is halved: the probe went too far.
+
+    Raises:
+      ValueError: as `dsa`.
+      TypeError: as `dsa`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, dsa_optax
+      >>> loss = lambda w: jnp.sum(w**2) / 2
+      >>> tx = dsa_optax.parameterwise_dsa(init_lr=0.5, step_size=0.1)
+      >>> w = jnp.array([1.0, 2.0])
+      >>> state = tx.init(w)
+      >>> updates, state = tx.update(jax.grad(loss)(w), state, w, value_fn=loss)
+      >>> print(dsa_optax.learning_rates(state))  # 0.5 + 0.1·w·(w − 0.5w)
+      [0.55 0.7 ]
+
+    References:
+      Differentiable Self-Adaptive Learning Rate, Eq. 4 (Sec. 2.2.2).
+    """
+
+    def init_rates(params: optax.Params, rate: jax.Array) -> optax.Params:
+        return optax.tree.full_like(params, rate, dtype=rate.dtype)
+
+    def adaptation(step_size: ArrayLike) -> _rules.Adaptation:
+        return _rules.per_parameter(
+            lambda rate, probe_grad, grad: _rules.linear_adaptation(
+                rate, probe_grad * grad, step_size
+            )
+        )
+
+    return _linear_dsa(init_lr, step_size, state_dtype, init_rates, adaptation)
+
+
+def basic_dsa(
+    init_lr: ArrayLike,
+    step_size: optax.ScalarOrSchedule,
+    *,
+    state_dtype: Any | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""DSA with one linear learning rate for all parameters, Eq. 3.
+
+    .. math::
+      \tilde\theta &= \theta - \eta g \\
+      \eta &\leftarrow \eta + \beta \sum \tilde g g \\
+      \theta &\leftarrow \theta - \eta g
+
+    Here for study: gradient descent with a learning rate that gradient descent finds.
+
+    Args:
+      init_lr: η₀, the learning rate to start with.
+      step_size: β ≥ 0, a float or a schedule; it has to suit the square of the
+        gradient's scale.
+      state_dtype: dtype of η. None is float32, whatever the params' dtype.
+
+    Returns:
+      A transformation, used as `dsa` is. Where the new rate would not be finite, the
+      old one is halved: the probe went too far.
+
+    Raises:
+      ValueError: as `dsa`.
+      TypeError: as `dsa`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, dsa_optax
+      >>> loss = lambda w: jnp.sum(w**2) / 2
+      >>> tx = dsa_optax.basic_dsa(init_lr=0.5, step_size=0.1)
+      >>> w = jnp.array([1.0, 2.0])
+      >>> state = tx.init(w)
+      >>> updates, state = tx.update(jax.grad(loss)(w), state, w, value_fn=loss)
+      >>> print(dsa_optax.learning_rates(state))  # 0.5 + 0.1·(0.5 + 2)
+      0.75
+
+    References:
+      Differentiable Self-Adaptive Learning Rate, Eq. 3 (Sec. 2.2.1); the gradient of
+      the rate is Eq. 7 (Appendix A).
+    """
+
+    def init_rates(params: optax.Params, rate: jax.Array) -> optax.Params:
+        del params
+        return jnp.array(rate)
+
+    def adaptation(step_size: ArrayLike) -> _rules.Adaptation:
+        return _rules.shared(partial(_rules.linear_adaptation, step_size=step_size))
+
+    return _linear_dsa(init_lr, step_size, state_dtype, init_rates, adaptation)
+
+
+def _linear_dsa(
+    init_lr: ArrayLike,
+    step_size: optax.ScalarOrSchedule,
+    state_dtype: Any | None,
+    init_rates: Callable[[optax.Params, jax.Array], optax.Params],
+    adaptation: Callable[[ArrayLike], _rules.Adaptation],
+) -> optax.GradientTransformationExtraArgs:
+    """Eqs. 3 and 4, which differ in how many rates there are."""
+    _checks.scalar("init_lr", init_lr, -_INF, _INF, 0.01)
+    _checks.scalar("step_size", step_size, 0, _INF, 0.01)
+    dtype = _rates_dtype(state_dtype)
+
+    def init(params: optax.Params) -> LinearDSAState:
+        start = jnp.array(init_lr, dtype)
+        return LinearDSAState(
+            count=jnp.zeros([], jnp.int32), lr=init_rates(params, start), start=start
+        )
+
+    def rule_at(count: jax.Array) -> _rules.Rule:
+        return _rules.Rule(
+            direction=_rules.gradient_direction,
+            step_size=_rules.linear_step_size,
+            adapt=adaptation(_at(step_size, count)),
+        )
+
+    return look_ahead(
+        init=init,
+        rates_of=lambda state: state.lr,
+        rule_at=rule_at,
+        next_state=lambda old, lr: old._replace(
+            count=optax.safe_increment(old.count), lr=lr
+        ),
+    )
+
+
+def _rates_dtype(state_dtype: Any | None) -> jnp.dtype:
+    _checks.floating_dtype("state_dtype", state_dtype)
+    return jnp.dtype(jnp.float32 if state_dtype is None else state_dtype)
+
+
+def _decayed(
+    directions: optax.Updates, params: optax.Params, weight_decay: ArrayLike, mask: Any
+) -> optax.Updates:
+    """direction + λθ, by Optax's own transformation (a constant λ keeps no state)."""
+    params = jax.tree.map(lambda d, p: jnp.asarray(p, d.dtype), directions, params)
+    decay = optax.add_decayed_weights(weight_decay, mask)
+    return decay.update(directions, decay.init(params), params)[0]
+
+
+def _at(value: optax.ScalarOrSchedule, count: jax.Array) -> ArrayLike:
+    """A hyper-parameter's value at an update, whether or not it is a schedule."""
+    return value(count) if callable(value) else value

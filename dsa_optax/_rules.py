@@ -1,0 +1,147 @@
+"""What tells the paper's four equations apart: direction, step size, adaptation.
+
+g is the gradient at the params, g̃ (`probe_grad`) the one at the probe point, η (`rate`)
+the adapted quantity. `per_parameter` and `shared` lift an adaptation to trees.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+Adaptation: TypeAlias = Callable[
+    [optax.Params, optax.Updates, optax.Updates], optax.Params
+]
+
+
+class Rule(NamedTuple):
+    """One equation of the paper, as the skeleton wants it.
+
+    Attributes:
+      direction: d(g), from the trees (g, θ); θ is there for weight decay.
+      step_size: the length of the step, from the rates of one leaf.
+      adapt: η', from the trees (η, g̃, g).
+    """
+
+    direction: Callable[[optax.Updates, optax.Params], optax.Updates]
+    step_size: Callable[[jax.Array], jax.Array]
+    adapt: Adaptation
+
+
+# Directions ---------------------------------------------------------------------
+
+
+def gradient_direction(grads: optax.Updates, params: optax.Params) -> optax.Updates:
+    """g, of Eqs. 3 and 4."""
+    del params
+    return grads
+
+
+def sign_direction(grad: jax.Array, eps: ArrayLike) -> jax.Array:
+    """g / (|g| + ε), of Eqs. 5 and 6; its limit, the exact sign, for ε = 0."""
+    eps = jnp.asarray(eps, grad.dtype)
+    # The branch that isn't taken must not divide 0 by 0 (jax_debug_nans).
+    softened = grad / (jnp.abs(grad) + jnp.where(eps == 0, 1, eps).astype(grad.dtype))
+    return jnp.where(eps == 0, jnp.sign(grad), softened)
+
+
+# Step sizes ---------------------------------------------------------------------
+
+
+def linear_step_size(rate: jax.Array) -> jax.Array:
+    """η, of Eqs. 3 and 4."""
+    return rate
+
+
+def exponential_step_size(rate: jax.Array, scale: ArrayLike) -> jax.Array:
+    """2^η, of Eqs. 5 and 6, times the `learning_rate` multiplier."""
+    # pow, not exp2: XLA lowers exp2 to exp(η ln 2), which on the CPU is wrong in the
+    # sixth digit, inexact at whole η and 0 at η = -126.
+    two = jnp.asarray(2, rate.dtype)
+    return jnp.asarray(scale, rate.dtype) * jnp.power(two, rate)
+
+
+# Adaptations --------------------------------------------------------------------
+
+
+def linear_adaptation(
+    rate: jax.Array, product: jax.Array, step_size: ArrayLike
+) -> jax.Array:
+    """η + β·product, of Eqs. 3 and 4.
+
+    Where that is not finite the probe went too far, and η is halved.
+    """
+    moved = rate + jnp.asarray(step_size, rate.dtype) * product.astype(rate.dtype)
+    return jnp.where(jnp.isfinite(moved), moved, rate / 2)
+
+
+def agreement(probe_grad: jax.Array, grad: jax.Array, eps: ArrayLike) -> jax.Array:
+    """g̃·g / (|g̃·g| + ε), of Eqs. 5 and 6: in [-1, 1], above 0 where both agree.
+
+    For ε = 0 it is sign(g̃)·sign(g), since the product itself underflows. A probe
+    gradient that isn't finite is an overshoot, and so the strongest disagreement.
+    """
+    eps = jnp.asarray(eps, grad.dtype)
+    exact = jnp.sign(probe_grad) * jnp.sign(grad)
+    product = probe_grad * grad
+    softened = product / (
+        jnp.abs(product) + jnp.where(eps == 0, 1, eps).astype(grad.dtype)
+    )
+    # Where the product overflows, ε no longer counts.
+    use_exact = (eps == 0) | ~jnp.isfinite(product)
+    return jnp.where(
+        jnp.isfinite(probe_grad), jnp.where(use_exact, exact, softened), -1
+    ).astype(grad.dtype)
+
+
+def exponential_adaptation(
+    rate: jax.Array,
+    agree: jax.Array,
+    *,
+    decrease: ArrayLike,
+    increase: ArrayLike,
+    hold_at_zero: bool,
+) -> jax.Array:
+    """η + (β₁+β₂)/2·agree + (β₂−β₁)/2, of Eq. 6; with β₁ = β₂, of Eq. 5.
+
+    The terms are grouped by stride, which is the same number, and exact: agree = 1
+    adds β₂ to the last bit, and agree = -1 takes β₁ away.
+    """
+    agree = agree.astype(rate.dtype)
+    up = jnp.asarray(increase, rate.dtype) * ((1 + agree) / 2)
+    down = jnp.asarray(decrease, rate.dtype) * ((1 - agree) / 2)
+    moved = rate + (up - down)
+    return jnp.where(agree == 0, rate, moved) if hold_at_zero else moved
+
+
+def per_parameter(
+    adapt: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+) -> Adaptation:
+    """Every parameter adapts its own rate; a non-finite g leaves it as it was."""
+
+    def leaf(rate: jax.Array, probe_grad: jax.Array, grad: jax.Array) -> jax.Array:
+        adapted = adapt(rate, probe_grad, grad)
+        return jnp.where(jnp.isfinite(grad), adapted, rate)
+
+    return lambda rates, probe_grads, grads: jax.tree.map(
+        leaf, rates, probe_grads, grads
+    )
+
+
+def shared(adapt: Callable[[jax.Array, jax.Array], jax.Array]) -> Adaptation:
+    """One rate adapts to Σ g̃·g over all parameters whose g is finite."""
+
+    def product(probe_grad: jax.Array, grad: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(jnp.isfinite(grad), probe_grad * grad, 0))
+
+    def tree(
+        rate: jax.Array, probe_grads: optax.Updates, grads: optax.Updates
+    ) -> jax.Array:
+        products = jax.tree.leaves(jax.tree.map(product, probe_grads, grads))
+        total = sum((p.astype(rate.dtype) for p in products), jnp.zeros_like(rate))
+        return adapt(rate, total)
+
+    return tree

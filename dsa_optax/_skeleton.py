@@ -1,0 +1,109 @@
+"""The look-ahead that the four algorithms of the paper share (Fig. 1).
+
+    probe   θ̃ = θ − step(η)·d(g)      g̃ = ∇L(θ̃)
+    adapt   η' = adapt(η, g̃, g)
+    step    θ' = θ − step(η')·d(g)
+
+Nothing here knows which equation runs: that is in the `Rule`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dsa_optax import _checks
+from dsa_optax._gradients import GradFn, ValueFn, probe_grad_fn
+from dsa_optax._rules import Rule
+
+
+def look_ahead(
+    init: Callable[[optax.Params], Any],
+    rates_of: Callable[[Any], optax.Params],
+    rule_at: Callable[[jax.Array], Rule],
+    next_state: Callable[[Any, optax.Params], Any],
+) -> optax.GradientTransformationExtraArgs:
+    """Assembles an optimizer that adapts its rates by looking ahead.
+
+    Args:
+      init: makes the state from the params.
+      rates_of: reads η from a state: a tree like the params, or a prefix of it (one
+        scalar for all of them).
+      rule_at: the rule in force at an update count.
+      next_state: the state after an update, from the old state and η'.
+
+    Returns:
+      The transformation. Its `update` takes `grad_fn` or `value_fn`, and ignores other
+      extra arguments.
+    """
+
+    def init_fn(params: optax.Params) -> Any:
+        _checks.real_floating("params", params)
+        return init(params)
+
+    def update_fn(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        *,
+        grad_fn: GradFn | None = None,
+        value_fn: ValueFn | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, Any]:
+        del extra_args
+        if params is None:
+            raise ValueError(_checks.MISSING_PARAMS)
+        grad_at = probe_grad_fn(grad_fn, value_fn)
+        _checks.same_structure("updates (the gradient)", updates, params)
+
+        rule, rates = rule_at(state.count), rates_of(state)
+        grads = _working_precision(updates, rates)
+        directions = rule.direction(grads, params)
+        directions = jax.tree.map(_still_unless_finite, directions, grads)
+
+        probe = optax.apply_updates(params, _step(rule, rates, directions, params))
+        probe_grads = grad_at(probe)
+        _checks.same_structure("grad_fn's result", probe_grads, params)
+        probe_grads = _working_precision(probe_grads, rates)
+
+        rates = rule.adapt(rates, probe_grads, grads)
+        return _step(rule, rates, directions, params), next_state(state, rates)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _step(
+    rule: Rule, rates: optax.Params, directions: optax.Updates, params: optax.Params
+) -> optax.Updates:
+    """-step(η)·d, in the dtype of the params."""
+
+    def leaf(rate: jax.Array, direction: jax.Array, param: jax.Array) -> jax.Array:
+        length = rule.step_size(rate.astype(direction.dtype))
+        return (-length * direction).astype(jnp.asarray(param).dtype)
+
+    return _map_below(leaf, rates, directions, params)
+
+
+def _working_precision(grads: optax.Updates, rates: optax.Params) -> optax.Updates:
+    """The gradients in their own dtype or the rates', whichever holds more."""
+
+    def leaf(rate: jax.Array, grad: jax.Array) -> jax.Array:
+        grad = jnp.asarray(grad)
+        return grad.astype(jnp.promote_types(rate.dtype, grad.dtype))
+
+    return _map_below(leaf, rates, grads)
+
+
+def _still_unless_finite(direction: jax.Array, grad: jax.Array) -> jax.Array:
+    return jnp.where(jnp.isfinite(grad), direction, 0).astype(direction.dtype)
+
+
+def _map_below(fn: Callable[..., Any], rates: optax.Params, *trees: Any) -> Any:
+    """Maps `fn(rate, *leaves)` over trees of which `rates` is a prefix."""
+    return jax.tree.map(
+        lambda rate, *below: jax.tree.map(lambda *xs: fn(rate, *xs), *below),
+        rates,
+        *trees,
+    )
