@@ -1,0 +1,53 @@
+"""Tidy records on disk: one CSV file per experiment, complete at every moment."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+RUN = ("experiment", "dataset", "model", "optimizer")
+
+
+class Records:
+    """The records of one experiment, kept in a CSV file.
+
+    A run is all seeds of one optimizer on one problem. It is stored once it has ended,
+    by replacing the file in one move, so that a killed benchmark loses only the run it
+    was in, and a second start skips what is there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens the records at `path`; the file need not exist yet."""
+        self.path = path
+        self.frame = pd.read_csv(path) if path.exists() else pd.DataFrame()
+
+    def run(self, run: Mapping[str, str]) -> pd.DataFrame:
+        """The records of one run (a value for each name in `RUN`); maybe none."""
+        if self.frame.empty:
+            return self.frame
+        same = pd.Series(True, self.frame.index)
+        for name in RUN:
+            same &= self.frame[name] == run[name]
+        return self.frame[same]
+
+    def has(self, run: Mapping[str, str], seeds: int, epochs: int) -> bool:
+        """Whether the run is there, with these many seeds, to this last epoch."""
+        records = self.run(run)
+        return (
+            not records.empty
+            and set(records["seed"]) == set(range(seeds))
+            and records["epoch"].max() == epochs
+        )
+
+    def put(self, run: Mapping[str, str], records: pd.DataFrame) -> None:
+        """Stores a run, in place of any records of the same run."""
+        others = self.frame.drop(self.run(run).index)
+        records = records.assign(**run)
+        self.frame = pd.concat([others, records], ignore_index=True)
+        others_last = [name for name in self.frame if name not in RUN]
+        self.frame = self.frame[[*RUN, *others_last]]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        self.frame.to_csv(partial, index=False, float_format="%.6g")
+        os.replace(partial, self.path)
