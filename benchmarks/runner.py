@@ -53,7 +53,7 @@ def train(
     The seeds are `vmap`ped and the epochs scanned. An epoch is one full-batch update.
     """
     epochs = max(observe_at)
-    wanted = np.isin(np.arange(epochs + 1), observe_at)
+    wanted = jnp.isin(jnp.arange(epochs + 1), jnp.asarray(observe_at))
     step = make_train_step(problem.loss, tx, donate=False)
 
     def epoch(carry: tuple[Any, Any], look: jax.Array) -> tuple[tuple[Any, Any], Any]:
@@ -82,7 +82,7 @@ def train(
     seconds = time.perf_counter() - ready
     return History(
         np.asarray(losses),
-        np.asarray(observed)[:, wanted],
+        np.asarray(observed)[:, np.asarray(wanted)],
         compile_seconds=ready - started,
         seconds=seconds,
     )

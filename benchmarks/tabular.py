@@ -30,7 +30,8 @@ def classification(dataset: Dataset) -> Problem:
         return jnp.mean(losses)
 
     def predict(params: optax.Params) -> jax.Array:
-        return jnp.argmax(model.apply(params, x_test), axis=-1).astype(jnp.int8)
+        logits = jnp.asarray(model.apply(params, x_test))
+        return jnp.argmax(logits, axis=-1).astype(jnp.int8)
 
     return Problem(lambda key: model.init(key, x_train[:1]), loss, predict)
 

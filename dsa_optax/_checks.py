@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 MISSING_PARAMS = (
     "`params` are missing: DSA needs them to reach its probe point. Write\n"
@@ -30,15 +31,14 @@ def scalar(name: str, value: Any, low: float, high: float, example: float) -> No
     if callable(value) or isinstance(value, jax.core.Tracer):
         return
     mend = f"for example {name}={example}"
+    if np.asarray(value).dtype.kind not in "fiuV":  # V: bfloat16 and its like
+        raise TypeError(f"`{name}` must be a number, got {value!r}; {mend}.")
     if jnp.ndim(value) != 0:
         raise ValueError(
             f"`{name}` must be one number, got an array of shape {jnp.shape(value)}; "
             f"{mend}, and jax.vmap over a function that builds the optimizer for many."
         )
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"`{name}` must be a number, got {value!r}; {mend}.") from None
+    number = float(value)
     if not (math.isfinite(number) and low <= number <= high):
         bounds = f"in [{low:g}, {high:g}]" if math.isfinite(low) else "finite"
         if math.isfinite(low) and not math.isfinite(high):
@@ -87,7 +87,8 @@ def real_floating(name: str, tree: Any) -> None:
 
 def same_structure(name: str, tree: Any, params: Any) -> None:
     """Checks that a gradient has the structure and the shapes of the params."""
-    got, wanted = jax.tree.structure(tree), jax.tree.structure(params)
+    got: Any = jax.tree.structure(tree)
+    wanted: Any = jax.tree.structure(params)
     if got != wanted:
         raise ValueError(
             f"`{name}` must have the structure of `params`, {wanted}, but has {got}. "

@@ -104,17 +104,18 @@ def summary(
         before = jax.tree.map(lambda _: found.start, rates)
     else:
         before = _rates(_find(previous, "previous"))
-    # A linear rate has no bound, and NaN equals nothing.
-    bounds = (jnp.nan, jnp.nan)
-    if isinstance(found, DSAState):
-        bounds = (found.floor, found.ceiling)
+
+    def at_bound(rate: jax.Array) -> jax.Array:
+        if isinstance(found, LinearDSAState):
+            return jnp.zeros_like(rate, bool)  # a linear rate has no bound
+        return (rate == found.floor) | (rate == found.ceiling)
 
     def leaf(rate: jax.Array, before: jax.Array, lr: jax.Array) -> RateSummary:
         return RateSummary(
             quantiles=_quantiles(lr),
             grew=_share(rate > before),
             shrank=_share(rate < before),
-            at_bound=_share((rate == bounds[0]) | (rate == bounds[1])),
+            at_bound=_share(at_bound(rate)),
         )
 
     return jax.tree.map(leaf, rates, before, learning_rates(found))

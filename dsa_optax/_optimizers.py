@@ -137,8 +137,7 @@ def dsa(
         )
 
     def init(params: optax.Params) -> DSAState:
-        start = jnp.asarray(init_log2_lr, dtype)
-        log2_lr = optax.tree.full_like(params, start, dtype=dtype)
+        log2_lr = _filled_like(params, jnp.asarray(init_log2_lr, dtype))
         count = jnp.zeros([], jnp.int32)
         return state(count, log2_lr, count)
 
@@ -268,9 +267,6 @@ def parameterwise_dsa(
       Differentiable Self-Adaptive Learning Rate, Eq. 4 (Sec. 2.2.2).
     """
 
-    def init_rates(params: optax.Params, rate: jax.Array) -> optax.Params:
-        return optax.tree.full_like(params, rate, dtype=rate.dtype)
-
     def adaptation(step_size: ArrayLike) -> _rules.Adaptation:
         return _rules.per_parameter(
             lambda rate, probe_grad, grad: _rules.linear_adaptation(
@@ -278,7 +274,7 @@ def parameterwise_dsa(
             )
         )
 
-    return _linear_dsa(init_lr, step_size, state_dtype, init_rates, adaptation)
+    return _linear_dsa(init_lr, step_size, state_dtype, _filled_like, adaptation)
 
 
 def basic_dsa(
@@ -368,6 +364,13 @@ def _linear_dsa(
             count=optax.safe_increment(old.count), lr=lr
         ),
     )
+
+
+def _filled_like(params: optax.Params, value: jax.Array) -> optax.Params:
+    """A tree like the params, in the value's dtype."""
+    # A sum, since full_like hands out the value itself for each scalar leaf, and a
+    # train step can't donate one buffer twice.
+    return jax.tree.map(lambda p: jnp.zeros_like(p, value.dtype) + value, params)
 
 
 def _rates_dtype(state_dtype: Any | None) -> jnp.dtype:

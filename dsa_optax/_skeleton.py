@@ -87,11 +87,12 @@ def _step(
 
 
 def _working_precision(grads: optax.Updates, rates: optax.Params) -> optax.Updates:
-    """The gradients in their own dtype or the rates', whichever holds more."""
+    """The gradients in their own dtype or the rates', whichever is wider."""
 
     def leaf(rate: jax.Array, grad: jax.Array) -> jax.Array:
         grad = jnp.asarray(grad)
-        return grad.astype(jnp.promote_types(rate.dtype, grad.dtype))
+        dtypes = (rate.dtype, grad.dtype)
+        return grad.astype(max(dtypes, key=lambda dtype: jnp.finfo(dtype).bits))
 
     return _map_below(leaf, rates, grads)
 

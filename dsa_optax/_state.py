@@ -22,7 +22,7 @@ class DSAState(NamedTuple):
       ceiling: the greatest η allowed, a scalar.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]
     log2_lr: optax.Params
     lr_scale: jax.Array
     start: jax.Array
@@ -40,6 +40,6 @@ class LinearDSAState(NamedTuple):
       start: the η that training began with, a scalar.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]
     lr: optax.Params
     start: jax.Array

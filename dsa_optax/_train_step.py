@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from dsa_optax._gradients import make_grad_fn, make_value_fn
+from dsa_optax._gradients import make_value_fn
 
 
 def make_train_step(
@@ -18,10 +18,10 @@ def make_train_step(
 ) -> Callable[..., tuple[Any, ...]]:
     """Assembles a jitted train step from a loss and an optimizer.
 
-    The optimizer is handed the loss and its gradient on the very batch of the step
-    (`value`, `grad`, `value_fn` and `grad_fn`), and takes what it needs: DSA its second
-    gradient, `optax.lbfgs` its line search, `optax.adam` nothing. So one line swaps
-    one optimizer for another.
+    The optimizer is handed the loss on the very batch of the step (`value`, `grad` and
+    `value_fn`, as Optax's line searches want them), and takes what it needs: DSA its
+    second gradient, `optax.lbfgs` its line search, `optax.adam` nothing. So one line
+    swaps one optimizer for another.
 
     Args:
       loss_fn: `loss_fn(params, *args, **kwargs)`, a scalar, or `(scalar, aux)`.
@@ -29,7 +29,8 @@ def make_train_step(
       has_aux: whether the loss returns `(scalar, aux)`.
       donate: whether the step may reuse the memory of the params and the state that it
         is given. They can't be used again afterwards: keep `donate=False` if you need
-        the old ones.
+        the old ones, or if the optimizer's first state shares memory with the params
+        (as that of `optax.lbfgs` does).
 
     Returns:
       `step(params, state, *args, **kwargs)`, which returns `(params, state, value)`, or
@@ -68,7 +69,6 @@ def make_train_step(
             value=value,
             grad=grads,
             value_fn=make_value_fn(loss_fn, *args, has_aux=has_aux, **kwargs),
-            grad_fn=make_grad_fn(loss_fn, *args, has_aux=has_aux, **kwargs),
         )
         return optax.apply_updates(params, updates), state, value, *aux
 

@@ -1,5 +1,6 @@
-"""Tests run in 64 bits, so that float64 is there to compare with, and promote no dtype
-silently. The doctests of the library run as a user would, in 32.
+"""Tests run in 64 bits, to compare with NumPy, and promote no dtype silently.
+
+The doctests of the library run as a user would, in 32 bits.
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,7 @@
 In float64 every step of more than 300 is compared, parameters and rates alike. Sign
 methods amplify rounding where a gradient crosses ε or zero, so the cases are ones
 whose reference is insensitive: perturbing the start by 1e-13 moves no step by more
-than 2e-12.
+than 2e-12, and no η by more than 1e-9.
 """
 
 import jax
@@ -25,6 +25,7 @@ from tests.problems import (
 )
 
 STEPS = 320
+F32 = np.float32
 
 
 def library(tx, problem, steps=STEPS, dtype=np.float64, **extra):
@@ -91,7 +92,7 @@ def test_equation_4(problem, init_lr, step_size):
     ("problem", "eps", "init", "step_size"),
     [
         (QUADRATIC, 0.0, -12.0, 0.06),
-        (QUADRATIC, 1e-8, -10.0, 0.06),
+        (QUADRATIC, 1e-8, -12.0, 0.04),
         (QUADRATIC, 1e-2, -12.0, 0.3),
         (ROSENBROCK, 0.0, -12.0, 0.3),
         (ROSENBROCK, 1e-8, -10.0, 0.06),
@@ -111,7 +112,7 @@ def test_equation_5(problem, eps, init, step_size):
     ("problem", "eps", "init", "decrease", "increase"),
     [
         (QUADRATIC, 0.0, -12.0, 0.1, 0.05),
-        (QUADRATIC, 1e-8, -10.0, 0.1, 0.05),
+        (QUADRATIC, 1e-8, -12.0, 0.06, 0.03),
         (QUADRATIC, 1e-2, -12.0, 0.6, 0.3),
         (ROSENBROCK, 0.0, -12.0, 0.6, 0.3),
         (ROSENBROCK, 1e-8, -12.0, 0.6, 0.3),
@@ -174,15 +175,26 @@ def linear(first, last, steps):
     return lambda t: first + (last - first) * min(t / steps, 1.0)
 
 
-SCHEDULES = {
-    "decrease": (0.9, 0.2, 200),
-    "increase": (0.05, 0.35, 150),
-    "learning_rate": (3.0, 0.25, 250),
+SCHEDULES = {  # dyadic values, for Optax computes them in float32
+    "decrease": (0.875, 0.25, 256),
+    "increase": (0.0625, 0.375, 128),
+    "learning_rate": (3.0, 0.25, 256),
 }
 
 
-@pytest.mark.parametrize("scheduled", [*([key] for key in SCHEDULES), [*SCHEDULES]])
-@pytest.mark.parametrize("eps", [0.0, 1e-2])
+@pytest.mark.parametrize(
+    ("scheduled", "eps"),
+    [
+        (["decrease"], 0.0),
+        (["increase"], 0.0),
+        (["learning_rate"], 0.0),
+        (["decrease", "increase", "learning_rate"], 0.0),
+        (["decrease"], 1e-2),
+        (["increase"], 1e-2),
+        (["learning_rate"], 1e-2),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else None,
+)
 def test_schedules(scheduled, eps):
     """Strides and multiplier may be schedules; the first update sees count 0."""
     found, expected = (
@@ -195,15 +207,11 @@ def test_schedules(scheduled, eps):
 
 
 def test_value_fn():
-    """`value_fn=loss` stands for `grad_fn=jax.grad(loss)`, for every equation."""
-    for tx in (
-        dsa_optax.basic_dsa(1e-3, 1e-3),
-        dsa_optax.parameterwise_dsa(1e-3, 1e-3),
-        dsa_optax.exponential_dsa(),
-        dsa_optax.dsa(),
-    ):
-        by_value = library(tx, REGRESSION, 30, value_fn=REGRESSION.loss)
-        assert_same(by_value, library(tx, REGRESSION, 30))
+    """`value_fn=loss` stands for `grad_fn=jax.grad(loss)`."""
+    for tx in (dsa_optax.basic_dsa(1e-3, 1e-3), dsa_optax.dsa()):
+        by_value = library(tx, REGRESSION, 30, F32, value_fn=REGRESSION.loss)
+        by_gradient = library(tx, REGRESSION, 30, F32)
+        jax.tree.map(np.testing.assert_array_equal, by_value, by_gradient)
 
 
 # Float32, as users run it. ------------------------------------------------------------
@@ -215,18 +223,18 @@ def test_value_fn():
     [
         (dsa_optax.basic_dsa, reference.Basic, (3e-4, 1e-8)),
         (dsa_optax.parameterwise_dsa, reference.Parameterwise, (3e-4, 1e-8)),
-        (dsa_optax.exponential_dsa, reference.Exponential, (-12.0, 0.1)),
-        (dsa_optax.dsa, reference.Algorithm1, (-12.0, 0.2, 0.1)),
+        (dsa_optax.exponential_dsa, reference.Exponential, (-12.0, 0.125)),
+        (dsa_optax.dsa, reference.Algorithm1, (-12.0, 0.25, 0.125)),
     ],
     ids=["eq3", "eq4", "eq5", "eq6"],
 )
 def test_float32(problem, factory, equation, arguments):
-    """Float32 parameters and state stay near for a hundred steps."""
-    found = library(factory(*arguments), problem, steps=100, dtype=np.float32)
+    """Float32 parameters and state stay near for a hundred steps (dyadic strides)."""
+    found = library(factory(*arguments), problem, steps=100, dtype=F32)
     expected = referee(equation(*arguments), problem, steps=100)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-5)
-    np.testing.assert_allclose(found[2], expected[2], rtol=1e-4)
+    np.testing.assert_allclose(found[2], expected[2], rtol=1e-5)
 
 
 # Non-finite gradients. ----------------------------------------------------------------

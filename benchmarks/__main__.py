@@ -1,0 +1,287 @@
+"""The command line: `python -m benchmarks`."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from benchmarks import ablations, data, figures, page, tables, tabular
+from benchmarks import case_studies as cases
+from benchmarks import sensitivity as sensitivities
+from benchmarks.optimizers import OPTIMIZERS, Optimizer
+from benchmarks.records import Records
+
+OFFLINE_DATASETS = ("iris", "wine")
+TABLE_EPOCHS = (100, 1000)  # Table 7 and Fig. 4
+SEEDS = 10
+
+console = Console()
+
+
+def progress_over(title: str, done: Iterable[str], total: int) -> None:
+    """Runs a generator of finished units under a progress bar."""
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[last]}"),
+    )
+    with Progress(*columns, console=console) as bars:
+        bar = bars.add_task(title, total=total, last="")
+        for name in done:
+            bars.update(bar, advance=1, last=name)
+
+
+def run_tabular(
+    output: Path,
+    datasets: Sequence[str],
+    optimizers: Sequence[str],
+    seeds: int,
+    epochs: int,
+    data_dir: str | None,
+) -> None:
+    """Table 7, Figs. 3 and 4."""
+    loaded = [data.load(name, data_dir) for name in datasets]
+    records = Records(output / "tabular.csv")
+    chosen = {name: OPTIMIZERS[name] for name in optimizers}
+    for dataset in loaded:
+        runs = tabular.run(records, dataset, chosen.items(), seeds=seeds, epochs=epochs)
+        progress_over(f"MLP on {dataset.name.upper()}", runs, len(chosen))
+    reported = sorted({epoch for epoch in TABLE_EPOCHS if epoch < epochs} | {epochs})
+    shown = records.frame[
+        records.frame["dataset"].isin(datasets)
+        & records.frame["optimizer"].isin(optimizers)
+    ]
+    for epoch in reported:
+        at_epoch = tables.at(shown, "epoch", epoch)
+        for name in datasets:
+            table = tables.scores_table(at_epoch, name).drop(columns="paper: f1")
+            title = f"{name.upper()}, {epoch} epochs, {seeds} seeds, test set, per cent"
+            console.print(tables.on_screen(table, title))
+        figures.loss_trends(shown, epoch, output / f"loss_{epoch}_epochs.png")
+
+
+def run_case_studies(output: Path, optimizers: Sequence[str], seeds: int) -> None:
+    """Figs. 5, 6 and 9."""
+    raise NotImplementedError
+
+
+def run_sensitivity(output: Path) -> None:
+    """Fig. 10."""
+    raise NotImplementedError
+
+
+def run_ablations(
+    output: Path, datasets: Sequence[str], seeds: int, data_dir: str | None
+) -> None:
+    """Variants of DSA, and every optimizer on standardised features."""
+    records = Records(output / "ablations.csv")
+    raw = [data.load(name, data_dir) for name in datasets]
+    scaled = [data.load(name, data_dir, standardize=True) for name in datasets]
+    studies: list[tuple[str, list[data.Dataset], dict[str, Optimizer]]] = [
+        (ablations.VARIANTS_EXPERIMENT, raw, dict(ablations.VARIANTS)),
+        (ablations.STANDARDIZED_EXPERIMENT, scaled, dict(OPTIMIZERS)),
+    ]
+    for experiment, loaded, optimizers in studies:
+        for dataset in loaded:
+            runs = tabular.run(
+                records,
+                dataset,
+                optimizers.items(),
+                seeds=seeds,
+                epochs=ablations.EPOCHS,
+                experiment=experiment,
+            )
+            title = f"{experiment}, {dataset.name.upper()}"
+            progress_over(title, runs, len(optimizers))
+    for title, table in ablations.tables(records.frame):
+        console.print(tables.on_screen(table, title))
+
+
+def positive(text: str) -> int:
+    """An argument that counts something."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def _output_option(default: object) -> argparse.ArgumentParser:
+    option = argparse.ArgumentParser(add_help=False)
+    option.add_argument(
+        "--output",
+        type=Path,
+        default=default,
+        metavar="FOLDER",
+        help="where records (CSV) and figures (PNG) go; runs that are there already "
+        "are not run again (default: results)",
+    )
+    return option
+
+
+def _datasets_option(default: Sequence[str]) -> argparse.ArgumentParser:
+    option = argparse.ArgumentParser(add_help=False)
+    option.add_argument(
+        "--datasets",
+        nargs="+",
+        choices=list(data.DATASETS),
+        default=list(default),
+        metavar="NAME",
+        help=f"which data sets to run, of: {' '.join(data.DATASETS)} "
+        f"(default: {' '.join(default)})",
+    )
+    return option
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar, with its help texts."""
+    # A default of a command would override what stands before the command.
+    output = _output_option(argparse.SUPPRESS)
+    seeds = argparse.ArgumentParser(add_help=False)
+    seeds.add_argument(
+        "--seeds",
+        type=positive,
+        default=SEEDS,
+        metavar="N",
+        help="how many initialisations to train, all at once; figures are means over "
+        "them (default: %(default)s)",
+    )
+    optimizers = argparse.ArgumentParser(add_help=False)
+    optimizers.add_argument(
+        "--optimizers",
+        nargs="+",
+        choices=list(OPTIMIZERS),
+        default=list(OPTIMIZERS),
+        metavar="NAME",
+        help=f"which optimizers to run, of: {' '.join(OPTIMIZERS)} (default: all)",
+    )
+    data_dir = argparse.ArgumentParser(add_help=False)
+    data_dir.add_argument(
+        "--data-dir",
+        metavar="FOLDER",
+        help="folder with car.data and agaricus-lepiota.data; what it lacks is "
+        f"downloaded into it (default: ${data.DATA_DIR_VARIABLE}, or a cache folder)",
+    )
+
+    main = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="DSA against other optimizers: the experiments of the paper. "
+        "Without a command: the tables that need no download (IRIS and WINE, 100 "
+        "epochs), the case studies and the sensitivity analysis.",
+        parents=[_output_option(Path("results"))],
+    )
+    commands = main.add_subparsers(dest="command", metavar="COMMAND")
+
+    def command(
+        name: str, text: str, *options: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=text, description=text, parents=[*options, output]
+        )
+
+    tables_command = command(
+        "tabular",
+        "The paper's MLP on four tables (Table 7, Figs. 3 and 4).",
+        _datasets_option(tuple(data.DATASETS)),
+        optimizers,
+        seeds,
+        data_dir,
+    )
+    tables_command.add_argument(
+        "--epochs",
+        type=positive,
+        default=100,
+        metavar="N",
+        help="how many full-batch updates (default: %(default)s, as in Table 7; "
+        "Fig. 4 has 1000)",
+    )
+    command(
+        "case-studies",
+        "The sum of four numbers (Fig. 5) and tracks in a valley (Figs. 6 and 9).",
+        optimizers,
+        seeds,
+    )
+    command("sensitivity", "DSA's own hyper-parameters (Fig. 10, Appendix H).")
+    command(
+        "ablations",
+        "What explains the tables: variants of DSA, and standardised features.",
+        _datasets_option(ablations.DATASETS),
+        seeds,
+        data_dir,
+    )
+    command(
+        "full",
+        "Everything, with 1,000 epochs on all tables, and the page that goes through "
+        "the paper's claims; about an hour on two cores.",
+        seeds,
+        data_dir,
+    )
+    command("page", "Writes the page of claims again from the records of a full run.")
+    return main
+
+
+def run(options: argparse.Namespace) -> None:
+    """Carries out a parsed command line."""
+    every = list(OPTIMIZERS)
+    output: Path = options.output
+    match options.command:
+        case None:
+            run_tabular(output, OFFLINE_DATASETS, every, SEEDS, 100, None)
+            run_case_studies(output, every, SEEDS)
+            run_sensitivity(output)
+            console.print(
+                "Left out: CAR and AGARICUS, which need a download of 0.4 MB, and the "
+                "1,000 epochs of Fig. 4. Get them with: python -m benchmarks tabular "
+                "--epochs 1000",
+                soft_wrap=True,
+            )
+        case "tabular":
+            run_tabular(
+                output,
+                options.datasets,
+                options.optimizers,
+                options.seeds,
+                options.epochs,
+                options.data_dir,
+            )
+        case "case-studies":
+            run_case_studies(output, options.optimizers, options.seeds)
+        case "sensitivity":
+            run_sensitivity(output)
+        case "ablations":
+            run_ablations(output, options.datasets, options.seeds, options.data_dir)
+        case "full":
+            seeds, data_dir = options.seeds, options.data_dir
+            run_tabular(output, list(data.DATASETS), every, seeds, 1000, data_dir)
+            run_case_studies(output, every, seeds)
+            run_sensitivity(output)
+            run_ablations(output, ablations.DATASETS, seeds, data_dir)
+            page.write(output)
+        case "page":
+            page.write(output)
+    console.print(f"Records and figures: {output}/", soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    options = parser().parse_args(arguments)
+    try:
+        run(options)
+    except data.DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

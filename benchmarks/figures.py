@@ -1,0 +1,87 @@
+"""Loss trends, each with a twin whose axis is gradient evaluations."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.optimizers import OPTIMIZERS
+
+# Okabe and Ito's palette, which the colour-blind can tell apart; DSA's is kept for it.
+DSA_COLOR = "#D55E00"
+_OTHERS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_DASHES = ("-", "--")
+
+# Below this a mean of float32 losses is rounding; a loss of 0 is drawn here.
+LOSS_FLOOR = 1e-8
+
+AXES = {"epoch": "epochs", "gradient_evaluations": "gradient evaluations"}
+
+
+def line_style(optimizer: str) -> dict[str, Any]:
+    """The same look for an optimizer in every figure."""
+    if optimizer == "dsa":
+        return {"color": DSA_COLOR, "linewidth": 2.4, "zorder": 3}
+    others = [name for name in OPTIMIZERS if name != "dsa"]
+    place = others.index(optimizer)
+    return {
+        "color": _OTHERS[place % len(_OTHERS)],
+        "linestyle": _DASHES[place // len(_OTHERS)],
+        "linewidth": 1.2,
+    }
+
+
+def loss_trends(records: pd.DataFrame, epochs: int, path: Path) -> None:
+    """Training loss, median and quartiles over the seeds, by data set (Figs. 3, 4).
+
+    Args:
+      records: of the experiment "tabular".
+      epochs: the length of both axes; at equal gradient evaluations DSA is shown to
+        half as many epochs.
+      path: the PNG file.
+    """
+    datasets = list(records["dataset"].unique())
+    width = max(4.2 * len(datasets), 6.5)
+    figure = Figure(figsize=(width, 7.6), layout="constrained")
+    rows = figure.subplots(2, len(datasets), squeeze=False)
+    for (axis, label), row in zip(AXES.items(), rows, strict=True):
+        for dataset, axes in zip(datasets, row, strict=True):
+            shown = records[(records["dataset"] == dataset) & (records[axis] <= epochs)]
+            _draw_trends(axes, shown, axis)
+            axes.set(title=dataset.upper(), xlabel=label, xlim=(0, epochs))
+        row[0].set_ylabel("training loss")
+    handles, labels = rows[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    save(figure, path)
+
+
+def _draw_trends(axes: Axes, records: pd.DataFrame, axis: str) -> None:
+    records = records.assign(train_loss=records["train_loss"].clip(lower=LOSS_FLOOR))
+    for name in _in_order(records["optimizer"].unique()):
+        runs = records[records["optimizer"] == name].groupby(axis)["train_loss"]
+        middle, low, high = runs.median(), runs.quantile(0.25), runs.quantile(0.75)
+        style = line_style(name)
+        axes.plot(middle.index, middle, label=OPTIMIZERS[name].label, **style)
+        axes.fill_between(
+            middle.index, low, high, color=style["color"], alpha=0.12, linewidth=0
+        )
+    axes.set_yscale("log")
+    axes.set_ylim(LOSS_FLOOR / 2, 5)
+    axes.grid(alpha=0.25)
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    present = set(names)
+    return [name for name in OPTIMIZERS if name in present]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes the figure in one move, so that no half of it is ever seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    figure.savefig(partial, dpi=120, format="png")
+    os.replace(partial, path)

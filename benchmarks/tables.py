@@ -1,0 +1,99 @@
+"""Tables of records: means over seeds, on the screen and in Markdown."""
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from benchmarks.optimizers import OPTIMIZERS
+from benchmarks.paper import TABLE_7
+from benchmarks.records import RUN
+
+METRICS = ("accuracy", "f1", "recall", "precision")
+
+
+def at(records: pd.DataFrame, axis: str, budget: int) -> pd.DataFrame:
+    """Each run's last record within a budget.
+
+    Args:
+      records: of one experiment.
+      axis: "epoch" or "gradient_evaluations", what the budget counts.
+      budget: how many of them.
+    """
+    within = records[records[axis] <= budget].sort_values(axis, kind="stable")
+    return within.groupby([*RUN, "seed"], sort=False, as_index=False).last()
+
+
+def scores_table(records: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """One row an optimizer: each metric's mean ± standard deviation over the seeds.
+
+    Args:
+      records: one record a seed and optimizer; those of other data sets are left out.
+      dataset: the name of the data set.
+
+    Returns:
+      The table, with the paper's accuracy and F1 (Table 7) where it has them.
+    """
+    rows = []
+    for name, seeds in _by_optimizer(records[records["dataset"] == dataset]):
+        published = TABLE_7.get(dataset, {}).get(name)
+        rows.append(
+            {
+                "optimizer": _label(name),
+                **{metric: spread(seeds[metric]) for metric in METRICS},
+                "training loss": f"{seeds['train_loss'].mean():.1e}",
+                "paper: accuracy": f"{published.accuracy:.2f}" if published else "",
+                "paper: f1": f"{published.f1:.2f}" if published else "",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def overview(records: pd.DataFrame) -> pd.DataFrame:
+    """One row an optimizer; accuracy and mean training loss for each data set.
+
+    Args:
+      records: one record a seed, optimizer and data set.
+    """
+    rows = []
+    for name, runs in _by_optimizer(records):
+        row = {"optimizer": _label(name)}
+        for dataset, seeds in runs.groupby("dataset", sort=False):
+            title = str(dataset).upper()
+            row[title] = spread(seeds["accuracy"])
+            row[f"{title} loss"] = f"{seeds['train_loss'].mean():.1e}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _label(name: str) -> str:
+    return OPTIMIZERS[name].label if name in OPTIMIZERS else name
+
+
+def _by_optimizer(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The records of each optimizer, in the registry's order, variants last."""
+    runs = {str(name): runs for name, runs in records.groupby("optimizer", sort=False)}
+    known = [name for name in OPTIMIZERS if name in runs]
+    return [(name, runs[name]) for name in dict.fromkeys([*known, *runs])]
+
+
+def spread(values: pd.Series) -> str:
+    """Mean ± sample standard deviation."""
+    deviation = values.std() if len(values) > 1 else 0.0
+    return f"{values.mean():.1f} ± {deviation:.1f}"
+
+
+def on_screen(frame: pd.DataFrame, title: str, emphasize: str = "DSA") -> Table:
+    """A table for a terminal of 80 columns, with one row in bold."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    for i, column in enumerate(frame.columns):
+        table.add_column(column, justify="right" if i else "left")
+    for row in frame.itertuples(index=False):
+        style = "bold" if row[0] == emphasize else None
+        table.add_row(*(str(cell) for cell in row), style=style)
+    return table
+
+
+def in_markdown(frame: pd.DataFrame) -> str:
+    """A table for the results page."""
+    alignment = ("left", *["right"] * (len(frame.columns) - 1))
+    return frame.to_markdown(index=False, colalign=alignment, disable_numparse=True)

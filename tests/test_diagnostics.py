@@ -1,0 +1,137 @@
+"""Reading the learning rates out of a state."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import dsa_optax
+from dsa_optax import _diagnostics
+
+
+def loss(params):
+    return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+
+
+def make_params():
+    return {
+        "w": jnp.asarray([1.0, -1.0, 1e-5, 0.0], jnp.float32),
+        "b": jnp.asarray(0.5, jnp.float32),
+    }
+
+
+def after(tx, steps, params=None):
+    params = make_params() if params is None else params
+    states = [tx.init(params)]
+    for _ in range(steps):
+        updates, state = tx.update(
+            jax.grad(loss)(params), states[-1], params, grad_fn=jax.grad(loss)
+        )
+        params = optax.apply_updates(params, updates)
+        states.append(state)
+    return states
+
+
+def test_learning_rates_are_the_lengths_of_the_steps():
+    tx = dsa_optax.dsa(-4.0, learning_rate=optax.linear_schedule(1.0, 0.1, 3))
+    params = make_params()
+    state = tx.init(params)
+    for _ in range(3):
+        grads = jax.grad(loss)(params)
+        updates, state = tx.update(grads, state, params, value_fn=loss)
+        rates = dsa_optax.learning_rates(state)
+        moving = jax.tree.map(lambda u, lr: jnp.where(u == 0, u, lr), updates, rates)
+        chex.assert_trees_all_equal(jax.tree.map(jnp.abs, updates), moving)
+        params = optax.apply_updates(params, updates)
+
+
+WRAPPERS = {
+    "alone": lambda tx: tx,
+    "chain": lambda tx: optax.chain(optax.clip(1.0), tx),
+    "nested": lambda tx: optax.chain(optax.chain(optax.zero_nans(), tx)),
+    "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 3),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_learning_rates_and_summary_through_wrappers(name):
+    tx = WRAPPERS[name](dsa_optax.dsa(-3.0))
+    state = tx.init(make_params())
+    expected = {"w": jnp.full(4, 0.125), "b": jnp.asarray(0.125)}
+    expected = jax.tree.map(lambda x: x.astype(jnp.float32), expected)
+    chex.assert_trees_all_equal(dsa_optax.learning_rates(state), expected)
+    chex.assert_trees_all_equal(
+        optax.tree.get(state, "log2_lr"), jax.tree.map(jnp.log2, expected)
+    )
+    assert float(dsa_optax.summary(state)["b"].quantiles[2]) == 0.125
+
+
+def test_learning_rates_of_linear_optimizers():
+    params = make_params()
+    one = dsa_optax.basic_dsa(0.25, 0.1).init(params)
+    many = dsa_optax.parameterwise_dsa(0.25, 0.1).init(params)
+    assert float(dsa_optax.learning_rates(one)) == 0.25
+    assert dsa_optax.learning_rates(many)["w"].shape == (4,)
+    assert float(dsa_optax.summary(one).at_bound) == 0
+
+
+def test_learning_rates_need_exactly_one_state():
+    params = make_params()
+    with pytest.raises(ValueError, match="holds 0"):
+        dsa_optax.learning_rates(optax.sgd(0.1).init(params))
+    two = (dsa_optax.dsa().init(params), dsa_optax.dsa().init(params))
+    with pytest.raises(ValueError, match=r"`state` .* holds 2"):
+        dsa_optax.learning_rates(two)
+    with pytest.raises(ValueError, match=r"`previous` .* holds 0"):
+        dsa_optax.summary(two[0], ())
+
+
+def test_summary_counts_what_grew_and_shrank():
+    # 1 and -1 are far from the minimum, 1e-5 is nearer than the first step, and the
+    # gradient at 0 is 0: its rate drifts down.
+    start, first, *_, last = after(dsa_optax.dsa(), 20)
+    summary = dsa_optax.summary(first)["w"]
+    assert (float(summary.grew), float(summary.shrank)) == (0.5, 0.5)
+    held = dsa_optax.summary(after(dsa_optax.dsa(zero_product="hold"), 1)[1])["w"]
+    assert (float(held.grew), float(held.shrank)) == (0.5, 0.25)
+    none = dsa_optax.summary(start)["w"]
+    assert (float(none.grew), float(none.shrank)) == (0, 0)
+    since = dsa_optax.summary(last, previous=last)["w"]
+    assert (float(since.grew), float(since.shrank)) == (0, 0)
+
+
+def test_summary_counts_what_sits_at_a_bound():
+    state = after(dsa_optax.dsa(min_log2_lr=-12.5, max_log2_lr=-10), 30)[-1]
+    w = dsa_optax.summary(state)["w"]
+    log2_lr = np.asarray(state.log2_lr["w"])
+    assert float(w.at_bound) == np.mean((log2_lr == -12.5) | (log2_lr == -10)) > 0
+
+
+def test_quantiles_are_exact_for_small_leaves_and_close_for_large_ones():
+    rng = np.random.default_rng(0)
+    for size, rank_error in ((4096, 0), (100_001, 0.02)):
+        rates = np.exp2(rng.normal(-12, 3, size)).astype(np.float32)
+        got = np.asarray(_diagnostics._quantiles(jnp.asarray(rates)))
+        assert (got[0], got[-1]) == (rates.min(), rates.max())
+        for value, rank in zip(got, _diagnostics.QUANTILES, strict=True):
+            assert np.mean(rates < value) <= rank + rank_error
+            assert np.mean(rates <= value) >= rank - rank_error
+
+
+def test_summary_works_in_scan_and_on_empty_leaves():
+    tx = dsa_optax.dsa()
+    params = {"w": jnp.ones(3, jnp.float32), "empty": jnp.zeros((0,), jnp.float32)}
+
+    def step(carry, _):
+        params, state = carry
+        grads = jax.grad(loss)(params)
+        updates, new = tx.update(grads, state, params, value_fn=loss)
+        params = optax.apply_updates(params, updates)
+        return (params, new), dsa_optax.summary(new, state)
+
+    _, history = jax.lax.scan(step, (params, tx.init(params)), length=5)
+    assert history["w"].quantiles.shape == (5, 5)
+    np.testing.assert_array_equal(history["w"].grew, 1)
+    assert np.isnan(history["empty"].quantiles).all()
