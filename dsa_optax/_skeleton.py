@@ -80,7 +80,8 @@ def _step(
     """-step(η)·d, in the dtype of the params."""
 
     def leaf(rate: jax.Array, direction: jax.Array, param: jax.Array) -> jax.Array:
-        length = rule.step_size(rate.astype(direction.dtype))
+        # In the dtype of the rates, so that `learning_rates` gives the very length.
+        length = rule.step_size(rate).astype(direction.dtype)
         return (-length * direction).astype(jnp.asarray(param).dtype)
 
     return _map_below(leaf, rates, directions, params)
