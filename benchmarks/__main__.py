@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -14,9 +15,17 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from benchmarks import ablations, data, figures, page, tables, tabular
-from benchmarks import case_studies as cases
-from benchmarks import sensitivity as sensitivities
+from benchmarks import (
+    ablations,
+    case_studies,
+    data,
+    figures,
+    page,
+    sensitivity,
+    tables,
+    tabular,
+    track_figures,
+)
 from benchmarks.optimizers import OPTIMIZERS, Optimizer
 from benchmarks.records import Records
 
@@ -73,12 +82,25 @@ def run_tabular(
 
 def run_case_studies(output: Path, optimizers: Sequence[str], seeds: int) -> None:
     """Figs. 5, 6 and 9."""
-    raise NotImplementedError
+    records = Records(output / "case_studies.csv")
+    runs = case_studies.run(records, optimizers, seeds=seeds)
+    progress_over("Case studies", runs, len(case_studies.units(optimizers)))
+    for case in case_studies.CASES:
+        summary = case_studies.summary(records.frame, case).drop(columns="detour")
+        names = pd.Index(summary.index.map(case_studies.label), name="optimizer")
+        table = tables.readable(summary.set_index(names))
+        console.print(tables.on_screen(table, f"{case}, {case_studies.EPOCHS} epochs"))
+    track_figures.case_studies(records.frame, output)
 
 
 def run_sensitivity(output: Path) -> None:
     """Fig. 10."""
-    raise NotImplementedError
+    path = output / "sensitivity.csv"
+    progress_over("Sensitivity", sensitivity.run(path), sensitivity.UNITS)
+    records = pd.read_csv(path)
+    summary = sensitivity.summary(records).set_index("varied")
+    console.print(tables.on_screen(tables.readable(summary), "DSA's settings"))
+    track_figures.sensitivity(records, output)
 
 
 def run_ablations(

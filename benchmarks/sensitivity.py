@@ -145,21 +145,6 @@ def _of(records: pd.DataFrame, varied: str) -> pd.DataFrame:
     return speeds[speeds["varied"] == varied].set_index(varied).sort_index()
 
 
-def larger_start_is_faster_at_first(records: pd.DataFrame) -> pd.Series:
-    """Appendix H: "the larger η₀ […] is, the faster DSA moves in the beginning"."""
-    return beginning(records, "init_log2_lr")
-
-
-def larger_increase_is_faster_at_first(records: pd.DataFrame) -> pd.Series:
-    """Appendix H: "the larger […] β₂ is, the faster DSA moves in the beginning"."""
-    return beginning(records, "increase")
-
-
-def larger_decrease_is_faster_in_the_end(records: pd.DataFrame) -> pd.Series:
-    """Appendix H: "the larger β₁ is, the faster DSA converges in the end"."""
-    return end(records, "decrease")
-
-
 def never_rises(epochs: pd.Series) -> bool:
     """Whether no value needs more epochs than a smaller one, and the largest fewer."""
     never = not (epochs.diff().iloc[1:] > 0).any()

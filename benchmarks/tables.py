@@ -82,6 +82,11 @@ def spread(values: pd.Series) -> str:
     return f"{values.mean():.1f} ± {deviation:.1f}"
 
 
+def readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame of numbers as text, three digits each, its index the first column."""
+    return frame.map(lambda number: f"{number:.3g}").reset_index()
+
+
 def on_screen(frame: pd.DataFrame, title: str, emphasize: str = "DSA") -> Table:
     """A table for a terminal of 80 columns, with one row in bold."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
@@ -93,7 +98,7 @@ def on_screen(frame: pd.DataFrame, title: str, emphasize: str = "DSA") -> Table:
     return table
 
 
-def in_markdown(frame: pd.DataFrame) -> str:
-    """A table for the results page."""
-    alignment = ("left", *["right"] * (len(frame.columns) - 1))
+def in_markdown(frame: pd.DataFrame, numbers: str = "right") -> str:
+    """A table for the results page; `numbers` aligns all but the first column."""
+    alignment = ("left", *[numbers] * (len(frame.columns) - 1))
     return frame.to_markdown(index=False, colalign=alignment, disable_numparse=True)

@@ -1,0 +1,160 @@
+"""The command line of the benchmarks, and the page of claims."""
+
+from collections.abc import Iterator
+
+import jax
+import pandas as pd
+import pytest
+
+from benchmarks import __main__ as cli
+from benchmarks import ablations, data, page
+from benchmarks.optimizers import OPTIMIZERS
+from benchmarks.records import RUN
+from benchmarks.tabular import recorded_epochs
+
+
+@pytest.fixture(autouse=True, scope="module")
+def as_users_run_it() -> Iterator[None]:
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def test_tabular_writes_records_figures_and_a_table(tmp_path, capsys):
+    arguments = "tabular --datasets iris --optimizers sgd dsa --seeds 2 --epochs 3"
+    assert cli.main([*arguments.split(), "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "IRIS, 3 epochs, 2 seeds" in printed
+    assert "DSA" in printed
+    frame = pd.read_csv(tmp_path / "tabular.csv")
+    assert set(frame["optimizer"]) == {"sgd", "dsa"}
+    assert (tmp_path / "loss_3_epochs.png").stat().st_size > 10_000
+
+
+def test_output_may_stand_before_the_command(tmp_path):
+    options = cli.parser().parse_args(["--output", str(tmp_path), "sensitivity"])
+    assert options.output == tmp_path
+    assert cli.parser().parse_args(["sensitivity"]).output.name == "results"
+
+
+def test_no_arguments_runs_what_needs_no_download(monkeypatch, tmp_path, capsys):
+    called = []
+    monkeypatch.setattr(cli, "run_tabular", lambda *a: called.append(a[1:]))
+    monkeypatch.setattr(cli, "run_case_studies", lambda *a: called.append("cases"))
+    monkeypatch.setattr(cli, "run_sensitivity", lambda *a: called.append("sens"))
+    assert cli.main(["--output", str(tmp_path)]) == 0
+    assert called == [
+        (("iris", "wine"), list(OPTIMIZERS), 10, 100, None),
+        "cases",
+        "sens",
+    ]
+    assert "Left out: CAR and AGARICUS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "listed"),
+    [
+        (["tabular", "--datasets", "irish"], "agaricus"),
+        (["tabular", "--optimizers", "sdg"], "irprop-minus"),
+        (["table"], "case-studies"),
+        (["tabular", "--seeds", "0"], "--seeds"),
+        (["tabular", "--epochs", "many"], "--epochs"),
+    ],
+)
+def test_a_wrong_name_lists_the_right_ones(arguments, listed, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert listed in capsys.readouterr().err
+
+
+def test_missing_data_is_one_clear_error(tmp_path, capsys, monkeypatch):
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("pooch.retrieve", offline)
+    arguments = ["tabular", "--datasets", "car", "--data-dir", str(tmp_path)]
+    assert cli.main([*arguments, "--output", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    for part in ("car.data", "51867 bytes", "sha256", "https://", "--data-dir"):
+        assert part in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["", "tabular", "case-studies", "full"])
+def test_every_option_has_a_help_text(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([*command.split(), "--help"])
+    printed = capsys.readouterr().out
+    assert "--output FOLDER" in printed
+    assert "not run again" in " ".join(printed.split())
+
+
+def made_up_records(experiment, optimizers, datasets, epochs):
+    """Records in which an optimizer's loss falls the faster, the later it is named."""
+    rows = []
+    for dataset in datasets:
+        for rank, (name, optimizer) in enumerate(optimizers.items()):
+            for seed in range(2):
+                for epoch in recorded_epochs(epochs):
+                    run = (experiment, dataset, "mlp", name)
+                    rows.append(
+                        dict(zip(RUN, run, strict=True))
+                        | {
+                            "seed": seed,
+                            "epoch": epoch,
+                            "gradient_evaluations": epoch
+                            * optimizer.gradients_per_step,
+                            "train_loss": 2.0 ** (-0.01 * (rank + 1) * epoch),
+                            **dict.fromkeys(
+                                ("accuracy", "f1", "recall", "precision"), 50.0 + rank
+                            ),
+                            "seconds": 1.0,
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def full_run(tmp_path_factory):
+    """A folder as a full run leaves it, its tables made up, its cases real."""
+    folder = tmp_path_factory.mktemp("full")
+    tabular = made_up_records("tabular", OPTIMIZERS, data.DATASETS, 1000)
+    tabular.to_csv(folder / "tabular.csv", index=False)
+    pd.concat(
+        made_up_records(experiment, optimizers, ablations.DATASETS, ablations.EPOCHS)
+        for experiment, optimizers in (
+            (ablations.VARIANTS_EXPERIMENT, ablations.VARIANTS),
+            (ablations.STANDARDIZED_EXPERIMENT, OPTIMIZERS),
+        )
+    ).to_csv(folder / "ablations.csv", index=False)
+    output = ["--output", str(folder)]
+    assert cli.main(["case-studies", "--seeds", "2", *output]) == 0
+    assert cli.main(["sensitivity", *output]) == 0
+    return folder
+
+
+def test_page_judges_every_claim_on_both_axes(full_run):
+    page.write(full_run)
+    text = (full_run / "README.md").read_text()
+    claims = [line for line in text.splitlines() if line.startswith("| ")]
+    judged = [line for line in claims if line.count("**") >= 4]
+    assert len(judged) == 7 + 7 + 3 + len(page.UNTESTED)
+    # In the made-up records DSA, the last of the paper's nine, is the best of them.
+    [best] = [line for line in judged if "best accuracy on all four" in line]
+    assert best.count("**holds**") == 2
+    for picture in ("fig5_sum_of_four", "fig9_tracks", "fig10_sensitivity"):
+        assert f"({picture}.png)" in text
+        assert (full_run / f"{picture}.png").exists()
+
+
+def test_page_turns_a_verdict_around_when_the_records_do(full_run, tmp_path):
+    for file in full_run.glob("*.csv"):
+        frame = pd.read_csv(file)
+        if file.name == "tabular.csv":
+            lost = frame["optimizer"] == "dsa"
+            frame.loc[lost, "accuracy"] = 10.0
+        frame.to_csv(tmp_path / file.name, index=False)
+    page.write(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    [best] = [line for line in text.splitlines() if "best accuracy on all" in line]
+    assert best.count("**does not hold**") == 2
