@@ -15,7 +15,7 @@ STANDARDIZED_EXPERIMENT = "standardized"
 EPOCHS = 100
 DATASETS = ("wine", "car")  # "the most discriminative", Sec. 3.2
 
-_STRIDES = (1e-3, 1e-2, 1e-1, 1.0)
+_STRIDES = (0.01, 0.1, 1, 10, 100, 1000)
 
 # The paper gives neither η₀ nor β for Eqs. 3 and 4: η₀ is SGD's rate, β a grid.
 _CALLS: Mapping[str, Mapping[str, Callable[..., Any]]] = {

@@ -243,8 +243,7 @@ def _measure(run: pd.DataFrame, columns: list[str], case: Case) -> dict[str, flo
     return {
         "epochs to 1e-2": epochs_to(losses, 1e-2),
         "epochs to 1e-8": epochs_to(losses, 1e-8),
-        # A loss that is no number any more was infinite before.
-        "last loss": float(losses.fillna(np.inf).iloc[-1]),
+        "last loss": float(losses.iloc[-1]),
         "overshoot": overshoot(weights, case.optimum),
         "detour": detour(weights),
     }

@@ -30,7 +30,8 @@ class History(NamedTuple):
     """What happened in a training run; epoch e is the state after e updates.
 
     Attributes:
-      losses: shape (seeds, epochs + 1), from the untrained model on.
+      losses: shape (seeds, epochs + 1), from the untrained model on. One that is no
+        number was infinite before, and is inf here, so that no mean leaves it out.
       observed: `Problem.observe` at the epochs asked for: (seeds, len(epochs), ...).
       compile_seconds: wall time of the one compilation.
       seconds: wall time of training all seeds, to the end of the computation.
@@ -80,8 +81,9 @@ def train(
     ready = time.perf_counter()
     losses, observed = jax.block_until_ready(compiled(keys))
     seconds = time.perf_counter() - ready
+    losses = np.asarray(losses)
     return History(
-        np.asarray(losses),
+        np.where(np.isnan(losses), np.inf, losses),
         np.asarray(observed)[:, np.asarray(wanted)],
         compile_seconds=ready - started,
         seconds=seconds,

@@ -65,6 +65,30 @@ def overview(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def late_spikes(records: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
+    """How many seeds had a training loss above `high` after one below `low`.
+
+    Args:
+      records: of one experiment, at all its recorded epochs.
+      low: a loss from which one would call a run converged.
+      high: a loss at which it isn't.
+
+    Returns:
+      One row an optimizer, one column a data set: seeds with a spike / seeds that
+      got below `low`.
+    """
+    rows = []
+    for name, runs in _by_optimizer(records):
+        row = {"optimizer": _label(name)}
+        for dataset, seeds in runs.groupby("dataset", sort=False):
+            losses = seeds.pivot(index="epoch", columns="seed", values="train_loss")
+            was_low = (losses < low).cummax()
+            spiked = (was_low & (losses > high)).any()
+            row[str(dataset).upper()] = f"{spiked.sum()} of {was_low.iloc[-1].sum()}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def _label(name: str) -> str:
     return OPTIMIZERS[name].label if name in OPTIMIZERS else name
 

@@ -114,12 +114,23 @@ def converges_soon(records: pd.DataFrame, axis: str) -> Finding:
 
 
 def only_dsa_to_zero(records: pd.DataFrame, axis: str) -> Finding:
-    """Sec. 3.2: after 1,000 epochs on IRIS the others are near 0.1, DSA is at 0."""
+    """Sec. 3.2: after 1,000 epochs on IRIS the others are near 0.1, DSA is at 0.
+
+    In part where some seeds of DSA are far from 0: its loss spikes late in training.
+    """
     final = _after(median_loss(records, "iris", axis), 1000)
     dsa, rivals = final["dsa"], final.drop("dsa")
     held = bool(dsa < 1e-3) + bool(rivals.min() > 0.03)
-    best = f"{rivals.min():.1e} ({label(rivals.idxmin())})"
-    return Finding(f"DSA {dsa:.1e}; best rival {best}", graded(held, 2))
+    runs = at(records[records["dataset"] == "iris"], axis, 1000)
+    losses = runs.loc[runs["optimizer"] == "dsa", "train_loss"]
+    spiked = int((losses > CONVERGED).sum())
+    steady = spiked == 0
+    measured = (
+        f"median loss: DSA {dsa:.1g}, best rival {rivals.min():.1g} "
+        f"({label(rivals.idxmin())}); {spiked} of DSA's {len(losses)} seeds end above "
+        f"{CONVERGED}, the worst at {losses.max():.1g}"
+    )
+    return Finding(measured, graded(held + steady, 3))
 
 
 def thirty_times(records: pd.DataFrame, axis: str) -> Finding:

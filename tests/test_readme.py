@@ -1,0 +1,33 @@
+"""What the README says can be pasted."""
+
+import re
+from pathlib import Path
+
+import jax
+
+import dsa_optax
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_python_blocks_run_and_train(capsys):
+    namespace = {}
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 2
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        for block in blocks:
+            exec(block, namespace)
+        data = namespace["x"], namespace["y"]
+        assert namespace["loss"](namespace["params"], *data) < 1e-6
+    assert "'w': Array(" in capsys.readouterr().out
+
+
+def test_table_of_names_is_complete():
+    named = set(re.findall(r"`(\w+)`", README.split("## Names")[1].split("Every")[0]))
+    assert set(dsa_optax.__all__) <= named
+
+
+def test_links_point_at_files():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (Path(__file__).parents[1] / target).exists(), target
