@@ -54,6 +54,11 @@ def loss_trends(records: pd.DataFrame, epochs: int, path: Path) -> None:
             _draw_trends(axes, shown, axis)
             axes.set(title=dataset.upper(), xlabel=label, xlim=(0, epochs))
         row[0].set_ylabel("training loss")
+    seeds = records["seed"].nunique()
+    figure.suptitle(
+        f"Training loss of the MLP: median and quartiles of {seeds} seeds "
+        f"(a loss below {LOSS_FLOOR:g} is drawn there)"
+    )
     handles, labels = rows[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
     save(figure, path)
