@@ -60,7 +60,7 @@ def _sections(output: Path) -> Iterator[str]:
     yield from _where_dsa_loses(tabular)
     yield from _tables(tabular)
     yield from _case_studies()
-    yield from _ablations(pd.read_csv(output / "ablations.csv"))
+    yield from _ablations(pd.read_csv(output / "ablations.csv"), tabular)
 
 
 def _preface(tabular: pd.DataFrame) -> Iterator[str]:
@@ -170,9 +170,13 @@ and calm down. Speeds count to the first crossing: RMSprop leaves the target aga
     yield "![Sensitivity](fig10_sensitivity.png)"
 
 
-def _ablations(records: pd.DataFrame) -> Iterator[str]:
+def _ablations(records: pd.DataFrame, tabular: pd.DataFrame) -> Iterator[str]:
     yield "## What explains the tables"
     yield f"After {ablations.EPOCHS} epochs: test accuracy, and mean training loss."
-    for title, table in ablations.tables(records):
+    findings = ablations.findings(records, tabular)
+    for (title, table), finding in zip(
+        ablations.tables(records), findings, strict=True
+    ):
         yield f"### {title}"
+        yield f"{finding}."
         yield in_markdown(table)
