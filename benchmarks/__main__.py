@@ -64,7 +64,8 @@ def run_tabular(
     records = Records(output / "tabular.csv")
     chosen = {name: OPTIMIZERS[name] for name in optimizers}
     for dataset in loaded:
-        runs = tabular.run(records, dataset, chosen.items(), seeds=seeds, epochs=epochs)
+        wanted = tabular.recorded_epochs(epochs)
+        runs = tabular.run(records, dataset, chosen.items(), seeds=seeds, epochs=wanted)
         progress_over(f"MLP on {dataset.name.upper()}", runs, len(chosen))
     reported = sorted({epoch for epoch in TABLE_EPOCHS if epoch < epochs} | {epochs})
     shown = records.frame[
@@ -75,6 +76,7 @@ def run_tabular(
         at_epoch = tables.at(shown, "epoch", epoch)
         for name in datasets:
             table = tables.scores_table(at_epoch, name).drop(columns="paper: f1")
+            table = table.rename(columns={"paper: accuracy": "paper"})
             title = f"{name.upper()}, {epoch} epochs, {seeds} seeds, test set, per cent"
             console.print(tables.on_screen(table, title))
         figures.loss_trends(shown, epoch, output / f"loss_{epoch}_epochs.png")
@@ -121,7 +123,7 @@ def run_ablations(
                 dataset,
                 optimizers.items(),
                 seeds=seeds,
-                epochs=ablations.EPOCHS,
+                epochs=(0, ablations.EPOCHS),
                 experiment=experiment,
             )
             title = f"{experiment}, {dataset.name.upper()}"

@@ -85,7 +85,7 @@ def findings(records: pd.DataFrame, tabular: pd.DataFrame) -> Iterator[str]:
     constant = tabular[tabular["optimizer"] == "sgd"]  # learns nothing in 100 epochs
     nothing = _accuracy(constant[constant["epoch"] == EPOCHS])["sgd"]
     yield "The best linear rate in place of SGD, which answers one class: " + _points(
-        (linear.max(axis=1) - nothing).dropna()
+        linear.max(axis=1) - nothing[linear.index]
     )
     raw = _lead(tabular[tabular["epoch"] == EPOCHS])[list(variants.index)]
     scaled = _lead(final[final["experiment"] == STANDARDIZED_EXPERIMENT])

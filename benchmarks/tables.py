@@ -40,7 +40,7 @@ def scores_table(records: pd.DataFrame, dataset: str) -> pd.DataFrame:
             {
                 "optimizer": _label(name),
                 **{metric: spread(seeds[metric]) for metric in METRICS},
-                "training loss": f"{seeds['train_loss'].mean():.1e}",
+                "loss": f"{seeds['train_loss'].mean():.1e}",
                 "paper: accuracy": f"{published.accuracy:.2f}" if published else "",
                 "paper: f1": f"{published.f1:.2f}" if published else "",
             }

@@ -97,20 +97,20 @@ def double_f1(records: pd.DataFrame, axis: str) -> Finding:
 
 
 def converges_soon(records: pd.DataFrame, axis: str) -> Finding:
-    """Sec. 3.2: DSA converges in 50, 60, 30 epochs, the others not in these 100."""
+    """Sec. 3.2: DSA converges in 50, 60, 30 epochs, and no other in 100: six claims."""
     parts, held = [], 0
     for dataset, soon in {"wine": 50, "car": 60, "agaricus": 30}.items():
         trend = median_loss(records, dataset, axis)
         reached = trend.apply(first_below, target=CONVERGED)
         rival = reached.drop("dsa").min()
-        held += (reached["dsa"] <= soon) and not (rival <= 100)
+        held += bool(reached["dsa"] <= soon) + (not rival <= 100)
         fastest = (
             f"{label(reached.drop('dsa').idxmin())} at {rival:.0f}"
             if rival == rival
             else "no rival"
         )
         parts.append(f"{dataset.upper()}: DSA at {reached['dsa']:.0f}, {fastest}")
-    return Finding("; ".join(parts), graded(held, 3))
+    return Finding("; ".join(parts), graded(held, 6))
 
 
 def only_dsa_to_zero(records: pd.DataFrame, axis: str) -> Finding:
@@ -127,19 +127,22 @@ def only_dsa_to_zero(records: pd.DataFrame, axis: str) -> Finding:
     steady = spiked == 0
     measured = (
         f"median loss: DSA {dsa:.1g}, best rival {rivals.min():.1g} "
-        f"({label(rivals.idxmin())}); {spiked} of DSA's {len(losses)} seeds end above "
-        f"{CONVERGED}, the worst at {losses.max():.1g}"
+        f"({label(rivals.idxmin())}); of DSA's {len(losses)} seeds {spiked} ended "
+        f"above {CONVERGED}, the worst at {losses.max():.1g}"
     )
     return Finding(measured, graded(held + steady, 3))
 
 
 def thirty_times(records: pd.DataFrame, axis: str) -> Finding:
-    """Sec. 3.2: on AGARICUS DSA needs 1/30 of the others' epochs for the same loss."""
+    """Sec. 3.2: on AGARICUS DSA needs 1/30 of the others' epochs for the same loss.
+
+    Against the best rival: in part from 15 times on.
+    """
     trend = median_loss(records, "agaricus", axis)
     final = _after(trend, 1000)
     ratios = {name: 1000 / first_below(trend["dsa"], final[name]) for name in RIVALS}
     speedup = pd.Series(ratios).fillna(0)  # a loss that DSA never reaches
-    held = bool(speedup.min() >= 30) + bool(speedup.median() >= 30)
+    held = bool(speedup.min() >= 30) + bool(speedup.min() >= 15)
     return Finding(
         f"×{speedup.min():.0f} against {label(speedup.idxmin())}, the best rival, "
         f"×{speedup.median():.0f} against the median one",

@@ -113,7 +113,8 @@ def test_recorded_epochs_hold_what_the_tables_need():
 def run_tabular(path, iris, epochs=4, seeds=2, names=("sgd", "dsa")):
     records = Records(path)
     chosen = {name: OPTIMIZERS[name] for name in names}
-    done = tabular.run(records, iris, chosen.items(), seeds=seeds, epochs=epochs)
+    wanted = tabular.recorded_epochs(epochs)
+    done = tabular.run(records, iris, chosen.items(), seeds=seeds, epochs=wanted)
     assert list(done) == list(names)
     return Records(path).frame
 
