@@ -71,6 +71,7 @@ def run_tabular(
     shown = records.frame[
         records.frame["dataset"].isin(datasets)
         & records.frame["optimizer"].isin(optimizers)
+        & (records.frame["seed"] < seeds)
     ]
     for epoch in reported:
         at_epoch = tables.at(shown, "epoch", epoch)
@@ -301,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         run(options)
-    except data.DataError as error:
+    except (data.DataError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

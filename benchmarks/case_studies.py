@@ -156,7 +156,7 @@ def run(
             "optimizer": name,
         }
         case_seeds = 1 if case.one_start else seeds
-        if not records.has(run, case_seeds, epochs):
+        if not records.has(run, case_seeds, range(epochs + 1)):
             optimizer = case.optimizers[name]
             records.put(run, _train(case.problem(), optimizer, case_seeds, epochs))
         yield f"{dataset} {name}"
@@ -206,8 +206,9 @@ def detour(weights: np.ndarray) -> float:
 
 
 def overshoot(weights: np.ndarray, optimum: float) -> float:
-    """How far any weight went beyond the optimum, seen from its start; inf for ∞."""
-    beyond = (weights - optimum) * -np.sign(weights[0] - optimum)
+    """How far any weight went beyond the optimum, over its first distance from it."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        beyond = (optimum - weights) / (weights[0] - optimum)
     beyond = np.where(np.isfinite(beyond), beyond, np.inf)
     return float(max(beyond.max(), 0.0))
 

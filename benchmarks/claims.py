@@ -26,6 +26,7 @@ class Claim(NamedTuple):
       source: where it stands.
       text: what it says.
       published: the paper's figure.
+      criterion: when we say that it holds, in words.
       judge: from the records of the experiment and the column that counts the budget
         ("epoch" or "gradient_evaluations") to what we found.
     """
@@ -33,6 +34,7 @@ class Claim(NamedTuple):
     source: str
     text: str
     published: str
+    criterion: str
     judge: Callable[[pd.DataFrame, str], Finding]
 
 

@@ -101,15 +101,6 @@ def load(name: str, data_dir: DataDir = None, standardize: bool = False) -> Data
     return _standardize(dataset) if standardize else dataset
 
 
-def available(name: str, data_dir: DataDir = None) -> bool:
-    """Whether `load` would succeed without the network: all files are there, intact."""
-    _check_name(name)
-    try:
-        return all(_is_there(file, data_folder(data_dir)) for file in FILES[name])
-    except DataError:
-        return False
-
-
 def data_folder(data_dir: DataDir = None) -> Path:
     """The folder that holds the files; only the default one may not exist yet."""
     variable = os.environ.get(DATA_DIR_VARIABLE)

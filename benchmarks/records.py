@@ -1,7 +1,8 @@
 """Tidy records on disk: one CSV file per experiment, complete at every moment."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -31,20 +32,20 @@ class Records:
             same &= self.frame[name] == run[name]
         return self.frame[same]
 
-    def has(self, run: Mapping[str, str], seeds: int, epochs: int) -> bool:
-        """Whether the run is there, with these many seeds, to this last epoch."""
+    def has(self, run: Mapping[str, str], seeds: int, epochs: Iterable[int]) -> bool:
+        """Whether the run is there, with these many seeds and these epochs, or more."""
         records = self.run(run)
-        return (
-            not records.empty
-            and set(records["seed"]) == set(range(seeds))
-            and records["epoch"].max() == epochs
-        )
+        if records.empty:
+            return False
+        there = set(zip(records["seed"], records["epoch"], strict=True))
+        return there.issuperset(product(range(seeds), epochs))
 
     def put(self, run: Mapping[str, str], records: pd.DataFrame) -> None:
-        """Stores a run, in place of any records of the same run."""
-        others = self.frame.drop(self.run(run).index)
-        records = records.assign(**run)
-        self.frame = pd.concat([others, records], ignore_index=True)
+        """Stores a run, beside what is there of it at other epochs or seeds."""
+        frame = pd.concat([self.frame, records.assign(**run)])
+        self.frame = frame.drop_duplicates(
+            [*RUN, "seed", "epoch"], keep="last", ignore_index=True
+        )
         others_last = [name for name in self.frame if name not in RUN]
         self.frame = self.frame[[*RUN, *others_last]]
         self.path.parent.mkdir(parents=True, exist_ok=True)

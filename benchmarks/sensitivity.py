@@ -26,11 +26,11 @@ DEFAULTS: Mapping[str, float] = {
 """η₀, β₁ and β₂ of Sec. 3.1, which Fig. 10 varies one at a time."""
 
 SWEEPS: Mapping[str, tuple[float, ...]] = {
-    "init_log2_lr": (-16, -14, -12, -10, -8, -6, -4),
-    "decrease": (0.15, 0.3, 0.45, 0.6, 0.9, 1.2, 1.8),
-    "increase": (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.9),
+    "init_log2_lr": (-24, -20, -16, -12, -8, -4, 0),
+    "decrease": (0.075, 0.15, 0.3, 0.6, 1.2, 2.4, 4.8),
+    "increase": (0.0375, 0.075, 0.15, 0.3, 0.6, 1.2, 2.4),
 }
-"""The values tried; the paper does not say which it tried."""
+"""Halved and doubled three times from the paper's (η₀: by 4), which names no others."""
 
 
 def settings() -> pd.DataFrame:
@@ -146,6 +146,5 @@ def _of(records: pd.DataFrame, varied: str) -> pd.DataFrame:
 
 
 def never_rises(epochs: pd.Series) -> bool:
-    """Whether no value needs more epochs than a smaller one, and the largest fewer."""
-    never = not (epochs.diff().iloc[1:] > 0).any()
-    return bool(never and epochs.iloc[-1] < epochs.iloc[0])
+    """Whether no value needs more epochs than the next smaller one."""
+    return not (epochs.diff().iloc[1:] > 0).any()

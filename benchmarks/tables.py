@@ -10,6 +10,10 @@ from benchmarks.records import RUN
 
 METRICS = ("accuracy", "f1", "recall", "precision")
 
+CONVERGED = 1e-3
+SPIKE = 0.1
+"""Training losses: below the first a run has converged; above the second it hasn't."""
+
 
 def at(records: pd.DataFrame, axis: str, budget: int) -> pd.DataFrame:
     """Each run's last record within a budget.
@@ -65,26 +69,26 @@ def overview(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def late_spikes(records: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
-    """How many seeds had a training loss above `high` after one below `low`.
+def late_spikes(runs: pd.DataFrame) -> tuple[int, int]:
+    """How many seeds converged and then spiked, and how many converged.
 
     Args:
-      records: of one experiment, at all its recorded epochs.
-      low: a loss from which one would call a run converged.
-      high: a loss at which it isn't.
-
-    Returns:
-      One row an optimizer, one column a data set: seeds with a spike / seeds that
-      got below `low`.
+      runs: one optimizer on one data set, at all recorded epochs.
     """
+    losses = runs.pivot(index="epoch", columns="seed", values="train_loss").sort_index()
+    converged = (losses < CONVERGED).cummax()
+    spiked = (converged & (losses > SPIKE)).any()
+    return int(spiked.sum()), int(converged.iloc[-1].sum())
+
+
+def spikes_table(records: pd.DataFrame) -> pd.DataFrame:
+    """One row an optimizer, one column a data set: "spiked of converged" seeds."""
     rows = []
     for name, runs in _by_optimizer(records):
         row = {"optimizer": _label(name)}
         for dataset, seeds in runs.groupby("dataset", sort=False):
-            losses = seeds.pivot(index="epoch", columns="seed", values="train_loss")
-            was_low = (losses < low).cummax()
-            spiked = (was_low & (losses > high)).any()
-            row[str(dataset).upper()] = f"{spiked.sum()} of {was_low.iloc[-1].sum()}"
+            spiked, converged = late_spikes(seeds)
+            row[str(dataset).upper()] = f"{spiked} of {converged}"
         rows.append(row)
     return pd.DataFrame(rows)
 

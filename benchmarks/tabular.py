@@ -79,7 +79,7 @@ def run(
             "model": "mlp",
             "optimizer": name,
         }
-        if not records.has(run, seeds, max(epochs)):
+        if not records.has(run, seeds, epochs):
             records.put(run, _train(problem, dataset, optimizer, seeds, epochs))
         yield name
 

@@ -4,10 +4,10 @@ import pandas as pd
 
 from benchmarks.claims import Claim, Finding, graded
 from benchmarks.optimizers import OPTIMIZERS, PAPER_OPTIMIZERS
-from benchmarks.tables import at
+from benchmarks.tables import SPIKE, at, late_spikes
 
 RIVALS = tuple(name for name in PAPER_OPTIMIZERS if name != "dsa")
-CONVERGED = 0.1  # training loss; the paper gives no number
+LOW = 0.1  # training loss, to call it convergence; the paper gives no number
 
 
 def mean_by_optimizer(
@@ -97,52 +97,45 @@ def double_f1(records: pd.DataFrame, axis: str) -> Finding:
 
 
 def converges_soon(records: pd.DataFrame, axis: str) -> Finding:
-    """Sec. 3.2: DSA converges in 50, 60, 30 epochs, and no other in 100: six claims."""
+    """Sec. 3.2: DSA converges in 50, 60, 30 epochs, and no other in 100."""
     parts, held = [], 0
     for dataset, soon in {"wine": 50, "car": 60, "agaricus": 30}.items():
         trend = median_loss(records, dataset, axis)
-        reached = trend.apply(first_below, target=CONVERGED)
+        reached = trend.apply(first_below, target=LOW)
         rival = reached.drop("dsa").min()
-        held += bool(reached["dsa"] <= soon) + (not rival <= 100)
+        held += bool(reached["dsa"] <= soon) and not rival <= 100
         fastest = (
             f"{label(reached.drop('dsa').idxmin())} at {rival:.0f}"
             if rival == rival
             else "no rival"
         )
         parts.append(f"{dataset.upper()}: DSA at {reached['dsa']:.0f}, {fastest}")
-    return Finding("; ".join(parts), graded(held, 6))
+    return Finding("; ".join(parts), graded(held, 3))
 
 
 def only_dsa_to_zero(records: pd.DataFrame, axis: str) -> Finding:
-    """Sec. 3.2: after 1,000 epochs on IRIS the others are near 0.1, DSA is at 0.
-
-    In part where some seeds of DSA are far from 0: its loss spikes late in training.
-    """
+    """Sec. 3.2: after 1,000 epochs on IRIS the others are near 0.1, DSA is at 0."""
     final = _after(median_loss(records, "iris", axis), 1000)
     dsa, rivals = final["dsa"], final.drop("dsa")
     held = bool(dsa < 1e-3) + bool(rivals.min() > 0.03)
-    runs = at(records[records["dataset"] == "iris"], axis, 1000)
-    losses = runs.loc[runs["optimizer"] == "dsa", "train_loss"]
-    spiked = int((losses > CONVERGED).sum())
+    runs = records[(records["dataset"] == "iris") & (records["optimizer"] == "dsa")]
+    spiked, converged = late_spikes(runs[runs[axis] <= 1000])
     steady = spiked == 0
     measured = (
         f"median loss: DSA {dsa:.1g}, best rival {rivals.min():.1g} "
-        f"({label(rivals.idxmin())}); of DSA's {len(losses)} seeds {spiked} ended "
-        f"above {CONVERGED}, the worst at {losses.max():.1g}"
+        f"({label(rivals.idxmin())}); after converging {spiked} of DSA's {converged} "
+        f"seeds were above {SPIKE} again"
     )
     return Finding(measured, graded(held + steady, 3))
 
 
 def thirty_times(records: pd.DataFrame, axis: str) -> Finding:
-    """Sec. 3.2: on AGARICUS DSA needs 1/30 of the others' epochs for the same loss.
-
-    Against the best rival: in part from 15 times on.
-    """
+    """Sec. 3.2: on AGARICUS DSA needs 1/30 of the others' epochs for the same loss."""
     trend = median_loss(records, "agaricus", axis)
     final = _after(trend, 1000)
     ratios = {name: 1000 / first_below(trend["dsa"], final[name]) for name in RIVALS}
     speedup = pd.Series(ratios).fillna(0)  # a loss that DSA never reaches
-    held = bool(speedup.min() >= 30) + bool(speedup.min() >= 15)
+    held = bool(speedup.min() >= 30) + bool(speedup.median() >= 30)
     return Finding(
         f"×{speedup.min():.0f} against {label(speedup.idxmin())}, the best rival, "
         f"×{speedup.median():.0f} against the median one",
@@ -155,43 +148,53 @@ CLAIMS = (
         "Table 7",
         "DSA has the best accuracy on all four tables after 100 epochs",
         "100, 100, 98.55, 100 against at best 100, 83.33, 88.73, 99.94",
+        "DSA's mean is at least that of each other of the paper's nine, on each table",
         best_everywhere,
     ),
     Claim(
         "Table 7",
         "DSA reaches the accuracies printed",
         "IRIS 100; WINE 100; CAR 98.55; AGARICUS 100",
+        "DSA's mean is at most one point below, on each table",
         all_right,
     ),
     Claim(
         "Sec. 3.2",
         "On WINE and CAR accuracy rises by about 10 points",
         "WINE +16.67; CAR +9.82",
+        "at least 8 points over the best rival, on both",
         ten_points,
     ),
     Claim(
         "Sec. 3.2",
         "On WINE and CAR F1 and recall double",
-        "against the best rival WINE ×1.26, CAR ×1.62",
+        "against the best rival F1 ×1.26 and ×1.62",
+        "each at least 1.8 times the best rival's, on both",
         double_f1,
     ),
     Claim(
         "Sec. 3.2, Fig. 3",
         "DSA converges within 50 (WINE), 60 (CAR), 30 (AGARICUS) epochs, which is "
-        f"impossible for the others (training loss below {CONVERGED})",
+        "impossible for the others",
         "50, 60, 30; others not in 100",
+        f"the median training loss of DSA is below {LOW} by then, that of no "
+        "rival by 100, on each table",
         converges_soon,
     ),
     Claim(
         "Sec. 3.2, Fig. 4",
         "On IRIS the others stop near 0.1 after 1,000 epochs, only DSA goes to 0",
         "0.1 and 0",
+        "DSA's median loss is below 0.001, each rival's above 0.03, and no seed of DSA "
+        "leaves 0 again",
         only_dsa_to_zero,
     ),
     Claim(
         "Sec. 3.2, Fig. 4",
         "On AGARICUS DSA is 30 times faster than the others in 1,000 epochs",
         "×30",
+        "to the median loss that the best rival, and the median one, has at the end: "
+        "30 times",
         thirty_times,
     ),
 )

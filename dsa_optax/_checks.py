@@ -26,11 +26,19 @@ MISSING_GRAD_FN = (
 )
 
 
-def scalar(name: str, value: Any, low: float, high: float, example: float) -> None:
-    """Checks one hyper-parameter, unless it is a schedule or traced by JAX."""
-    if callable(value) or isinstance(value, jax.core.Tracer):
+def schedule(name: str, value: Any, example: float) -> None:
+    """Checks a non-negative hyper-parameter, unless it is a schedule."""
+    if not callable(value):
+        scalar(name, value, example, low=0)
+
+
+def scalar(name: str, value: Any, example: float, low: float = -math.inf) -> None:
+    """Checks one finite hyper-parameter, unless it is traced by JAX."""
+    if isinstance(value, jax.core.Tracer):
         return
     mend = f"for example {name}={example}"
+    if callable(value):
+        raise TypeError(f"`{name}` can't be a schedule, only a number; {mend}.")
     if np.asarray(value).dtype.kind not in "fiuV":  # V: bfloat16 and its like
         raise TypeError(f"`{name}` must be a number, got {value!r}; {mend}.")
     if jnp.ndim(value) != 0:
@@ -39,10 +47,8 @@ def scalar(name: str, value: Any, low: float, high: float, example: float) -> No
             f"{mend}, and jax.vmap over a function that builds the optimizer for many."
         )
     number = float(value)
-    if not (math.isfinite(number) and low <= number <= high):
-        bounds = f"in [{low:g}, {high:g}]" if math.isfinite(low) else "finite"
-        if math.isfinite(low) and not math.isfinite(high):
-            bounds = f"finite and at least {low:g}"
+    if not (math.isfinite(number) and low <= number):
+        bounds = "finite" if low == -math.inf else f"finite and at least {low:g}"
         raise ValueError(f"`{name}` must be {bounds}, got {number:g}; {mend}.")
 
 
@@ -81,7 +87,7 @@ def real_floating(name: str, tree: Any) -> None:
             raise TypeError(
                 f"`{name}` must be real floating arrays, but {_at(path)} is of "
                 f"{dtype.name}; convert it (a complex array to a pair of real ones), "
-                "or leave it out with optax.partition."
+                "or pass it to the loss as an argument of its own."
             )
 
 

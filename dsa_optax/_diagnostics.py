@@ -4,15 +4,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dsa_optax._rules import exponential_step_size
 from dsa_optax._state import DSAState, LinearDSAState
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-# Sorting a large leaf costs more than an update of it; the quartiles of this many
-# entries are within about a hundredth of a rank of the leaf's.
-_MAX_SORTED = 4096
+# Sorting a large leaf would cost more than an update of it.
+_MAX_SORTED = 1024
 
 
 class RateSummary(NamedTuple):
@@ -20,8 +20,8 @@ class RateSummary(NamedTuple):
 
     Attributes:
       quantiles: minimum, quartiles (three) and maximum of the learning rates, shape
-        (5,). In a leaf of more than 4,096 entries the quartiles are those of as many
-        evenly spaced ones; minimum and maximum are of all.
+        (5,). In a leaf of more than 1,024 entries the quartiles are those of a fixed
+        sample of as many; minimum and maximum are of all.
       grew: share of the rates above where they were, in [0, 1].
       shrank: share of the rates below where they were, in [0, 1].
       at_bound: share of the rates at `min_log2_lr` or `max_log2_lr`, in [0, 1].
@@ -146,6 +146,12 @@ def _quantiles(lr: jax.Array) -> jax.Array:
     flat = jnp.ravel(lr)
     if flat.size == 0:
         return jnp.full(len(QUANTILES), jnp.nan, flat.dtype)
-    stride = -(-flat.size // _MAX_SORTED)
-    inner = jnp.quantile(flat[::stride], jnp.asarray(QUANTILES[1:-1], flat.dtype))
+    if flat.size <= _MAX_SORTED:
+        sample = flat
+    else:
+        # Multiples of the golden ratio: even, as a stride is, but not in step with the
+        # leaf's shape.
+        golden = np.arange(1, _MAX_SORTED + 1) * (5**0.5 - 1) / 2
+        sample = flat[(golden % 1 * flat.size).astype(int)]
+    inner = jnp.quantile(sample, jnp.asarray(QUANTILES[1:-1], flat.dtype))
     return jnp.stack([jnp.min(flat), *inner, jnp.max(flat)])

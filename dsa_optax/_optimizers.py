@@ -1,6 +1,5 @@
 """The four algorithms of the paper, Eqs. 3 to 6, each the skeleton with its rule."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -13,8 +12,6 @@ from jax.typing import ArrayLike
 from dsa_optax import _checks, _rules
 from dsa_optax._skeleton import look_ahead
 from dsa_optax._state import DSAState, LinearDSAState
-
-_INF = math.inf
 
 
 def dsa(
@@ -80,11 +77,16 @@ def dsa(
       A transformation whose `update` needs the params and `grad_fn` (or `value_fn`),
       the function that gives the gradient (the loss) at any params: on the same batch,
       with the same random keys, as `updates`. It is called once, at the probe. Updates
-      have the params' shapes and dtypes. Put `dsa` last in a chain: the probe must be
-      the very point that the step would reach, so nothing may change its update.
+      have the params' shapes and dtypes.
+
+      In a chain, put `dsa` last: the probe must be the very point that the step would
+      reach, so nothing may change its update. What stands before it changes the first
+      gradient alone: clipping each entry keeps the signs, but momentum or a
+      preconditioner would compare two different things.
 
       A non-finite gradient moves nothing and leaves its η. A non-finite gradient at the
-      probe is an overshoot: η falls by `decrease`.
+      probe is an overshoot: η falls by `decrease`. A step too long for the params'
+      dtype is not taken.
 
     Raises:
       ValueError: here for a hyper-parameter out of its range; in `update` for missing
@@ -110,14 +112,14 @@ def dsa(
       Differentiable Self-Adaptive Learning Rate, Eq. 6 (Sec. 2.2.4) and Algorithm 1
       (Appendix B); its defaults are from Sec. 3.1.
     """
-    _checks.scalar("init_log2_lr", init_log2_lr, -_INF, _INF, -12.0)
-    _checks.scalar("decrease", decrease, 0, _INF, 0.6)
-    _checks.scalar("increase", increase, 0, _INF, 0.3)
-    _checks.scalar("learning_rate", learning_rate, 0, _INF, 1.0)
-    _checks.scalar("eps", eps, 0, _INF, 1e-8)
-    _checks.scalar("min_log2_lr", min_log2_lr, -_INF, _INF, -126.0)
-    _checks.scalar("max_log2_lr", max_log2_lr, -_INF, _INF, 126.0)
-    _checks.scalar("weight_decay", weight_decay, 0, _INF, 1e-4)
+    _checks.scalar("init_log2_lr", init_log2_lr, -12.0)
+    _checks.schedule("decrease", decrease, 0.6)
+    _checks.schedule("increase", increase, 0.3)
+    _checks.schedule("learning_rate", learning_rate, 1.0)
+    _checks.scalar("eps", eps, 1e-8, low=0)
+    _checks.scalar("min_log2_lr", min_log2_lr, -126.0)
+    _checks.scalar("max_log2_lr", max_log2_lr, 126.0)
+    _checks.schedule("weight_decay", weight_decay, 1e-4)
     _checks.ordered("min_log2_lr", min_log2_lr, "max_log2_lr", max_log2_lr)
     _checks.ordered("min_log2_lr", min_log2_lr, "init_log2_lr", init_log2_lr)
     _checks.ordered("init_log2_lr", init_log2_lr, "max_log2_lr", max_log2_lr)
@@ -220,7 +222,7 @@ def exponential_dsa(
     References:
       Differentiable Self-Adaptive Learning Rate, Eq. 5 (Sec. 2.2.3).
     """
-    _checks.scalar("step_size", step_size, 0, _INF, 0.3)
+    _checks.schedule("step_size", step_size, 0.3)
     return dsa(init_log2_lr, step_size, step_size, eps=eps, state_dtype=state_dtype)
 
 
@@ -339,8 +341,8 @@ def _linear_dsa(
     adaptation: Callable[[ArrayLike], _rules.Adaptation],
 ) -> optax.GradientTransformationExtraArgs:
     """Eqs. 3 and 4, which differ in how many rates there are."""
-    _checks.scalar("init_lr", init_lr, -_INF, _INF, 0.01)
-    _checks.scalar("step_size", step_size, 0, _INF, 0.01)
+    _checks.scalar("init_lr", init_lr, 0.01)
+    _checks.schedule("step_size", step_size, 0.01)
     dtype = _rates_dtype(state_dtype)
 
     def init(params: optax.Params) -> LinearDSAState:

@@ -82,7 +82,9 @@ def _step(
     def leaf(rate: jax.Array, direction: jax.Array, param: jax.Array) -> jax.Array:
         # In the dtype of the rates, so that `learning_rates` gives the very length.
         length = rule.step_size(rate).astype(direction.dtype)
-        return (-length * direction).astype(jnp.asarray(param).dtype)
+        step = (-length * direction).astype(jnp.asarray(param).dtype)
+        # A step too long for the dtype isn't taken: it could never be taken back.
+        return jnp.where(jnp.isfinite(step), step, jnp.zeros_like(step))
 
     return _map_below(leaf, rates, directions, params)
 

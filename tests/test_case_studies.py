@@ -196,7 +196,7 @@ def test_detour_and_overshoot():
     bounced = np.array([[-3.0, 4.0], [0.0, -2.0], [0.5, 0.0], [0.0, 0.0]])
     length = np.sqrt(9 + 36) + np.sqrt(0.25 + 4) + 0.5
     assert case_studies.detour(bounced) == pytest.approx(length / 5)
-    assert case_studies.overshoot(bounced, 0.0) == 2
+    assert case_studies.overshoot(bounced, 0.0) == 0.5  # the second weight, -2 of 4
     assert case_studies.overshoot(np.array([[0.0], [1.5]]), 1.0) == 0.5
     gone = np.array([[1.0], [np.inf], [np.nan]])
     assert case_studies.detour(gone) == case_studies.overshoot(gone, 0.0) == np.inf

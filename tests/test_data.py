@@ -147,24 +147,14 @@ def test_standardize_uses_the_training_part_alone():
 
 def test_environment_variable_names_the_folder(data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv(data.DATA_DIR_VARIABLE, str(data_dir))
-    assert data.available("car")
     assert data.load("car").n_classes == 4
     assert data.data_folder(tmp_path) == tmp_path
 
 
 def test_default_folder_is_made_on_demand(serve, tmp_path):
     serve(CAR)
-    assert not data.available("car")
     assert data.load("car").n_classes == 4
     assert (tmp_path / "dsa_optax" / "car.data").read_bytes() == CAR
-    assert data.available("car")
-
-
-def test_available(data_dir, tmp_path):
-    for name in data.DATASETS:
-        assert data.available(name, data_dir)
-        assert data.available(name, tmp_path) == (name in ("iris", "wine"))
-        assert data.available(name, tmp_path / "no") == (name in ("iris", "wine"))
 
 
 def test_download_leaves_the_file_alone_in_the_folder(serve, tmp_path):
@@ -219,7 +209,6 @@ def test_damaged_file_is_reported_and_kept(serve, tmp_path):
     found = hashlib.sha256(CAR[:50]).hexdigest()
     for part in (path, file.url, file.sha256, file.size, found, "DSA_OPTAX_DATA"):
         assert str(part) in str(raised.value)
-    assert not data.available("car", tmp_path)
     assert path.read_bytes() == CAR[:50]
 
 
@@ -239,7 +228,6 @@ def test_missing_folder(tmp_path, monkeypatch):
     assert not missing.exists()
 
 
-@pytest.mark.parametrize("function", [data.load, data.available])
-def test_unknown_name(function):
+def test_unknown_name():
     with pytest.raises(ValueError, match="'mnits'; known: iris, wine, car, agaricus"):
-        function("mnits")
+        data.load("mnits")

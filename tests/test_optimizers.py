@@ -173,6 +173,28 @@ def test_no_nan_on_the_way_with_debug_nans():
             tx.update(grads, state, params, grad_fn=lambda _, grads=grads: grads)
 
 
+def test_scheduled_weight_decay_is_that_of_each_update():
+    schedule = optax.linear_schedule(0.5, 0.0, 2)
+    tx, params = dsa_optax.dsa(-4.0, weight_decay=schedule), make_params()
+    state = tx.init(params)
+    for decay in (0.5, 0.25, 0.0, 0.0):
+        grads = jax.grad(loss)(params)
+        constant = dsa_optax.dsa(-4.0, weight_decay=decay)
+        expected = constant.update(grads, state, params, value_fn=loss)
+        updates, state = tx.update(grads, state, params, value_fn=loss)
+        chex.assert_trees_all_close((updates, state), expected, rtol=1e-6)
+        params = optax.apply_updates(params, updates)
+
+
+def test_a_step_too_long_for_the_dtype_is_not_taken():
+    params = {"w": jnp.asarray([1.0, 2.0], jnp.float16)}
+    tx = dsa_optax.dsa(15.9)
+    grads = {"w": jnp.ones(2, jnp.float16)}
+    updates, state = tx.update(grads, tx.init(params), params, grad_fn=lambda _: grads)
+    assert float(state.log2_lr["w"][0]) > 16  # 2^16 is more than float16 holds
+    np.testing.assert_array_equal(updates["w"], 0)
+
+
 # Errors ---------------------------------------------------------------------------
 
 
@@ -199,7 +221,13 @@ def test_invalid_hyperparams_raise_a_value_error(arguments, named):
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [({"decrease": "0.6"}, "decrease"), ({"state_dtype": jnp.int8}, "state_dtype")],
+    [
+        ({"decrease": "0.6"}, "decrease"),
+        ({"state_dtype": jnp.int8}, "state_dtype"),
+        ({"eps": lambda count: 1e-8}, "eps"),
+        ({"init_log2_lr": lambda count: -12.0}, "init_log2_lr"),
+        ({"max_log2_lr": lambda count: 0.0}, "max_log2_lr"),
+    ],
 )
 def test_hyperparams_of_a_wrong_type_raise_a_type_error(arguments, named):
     with pytest.raises(TypeError, match=f"`{named}`"):

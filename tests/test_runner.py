@@ -154,6 +154,20 @@ def test_a_second_start_trains_only_what_is_missing(tmp_path, iris, monkeypatch)
     assert trained == [2, 2]
     assert longer[longer["optimizer"] == "sgd"]["epoch"].max() == 5
     assert len(longer[longer["optimizer"] == "dsa"]) == 10  # left as it was
+    run_tabular(path, iris, epochs=3, seeds=1, names=("sgd",))  # there already
+    assert trained == [2, 2]
+
+
+def test_a_shorter_run_takes_nothing_from_a_longer_one(tmp_path):
+    records = Records(tmp_path / "records.csv")
+    records.put(KEY, pd.DataFrame({"seed": 0, "epoch": [0, 5, 10], "loss": 1.0}))
+    records.put(KEY, pd.DataFrame({"seed": 0, "epoch": [0, 3], "loss": 2.0}))
+    stored = Records(tmp_path / "records.csv").run(KEY).sort_values("epoch")
+    assert stored["epoch"].tolist() == [0, 3, 5, 10]
+    assert stored["loss"].tolist() == [2, 2, 1, 1]
+    assert records.has(KEY, 1, (0, 10))
+    assert not records.has(KEY, 2, (0, 10))
+    assert not records.has(KEY, 1, (0, 7))
 
 
 def test_records_survive_a_crash_while_writing(tmp_path, monkeypatch):
@@ -178,6 +192,16 @@ def test_scores_table_shows_mean_deviation_and_the_papers_figure():
     assert row["optimizer"] == "DSA"
     assert row["accuracy"] == "95.0 ± 7.1"
     assert row["paper: accuracy"] == "100.00"
+
+
+def test_late_spikes_count_what_converged_and_left_again():
+    losses = {0: [1, 1e-4, 0.2, 0], 1: [1, 1e-4, 0.05, 0], 2: [1, 0.5, 0.2, 0.3]}
+    rows = [
+        {"seed": seed, "epoch": epoch, "train_loss": loss}
+        for seed, track in losses.items()
+        for epoch, loss in enumerate(track)
+    ]
+    assert tables.late_spikes(pd.DataFrame(rows)) == (1, 2)
 
 
 def test_at_takes_the_last_record_within_the_budget():

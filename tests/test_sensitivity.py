@@ -128,17 +128,25 @@ def test_summary_of_made_up_losses():
 
 @pytest.mark.parametrize(
     ("epochs", "expected"),
-    [([9, 7, 7, 3], True), ([9, 7, 8, 3], False), ([5, 5], False), ([np.inf, 2], True)],
+    [([9, 7, 7, 3], True), ([9, 7, 8, 3], False), ([5, 5], True), ([np.inf, 2], True)],
 )
 def test_never_rises(epochs, expected):
     assert sensitivity.never_rises(pd.Series(epochs)) == expected
 
 
 @pytest.mark.parametrize("claim", SENSITIVITY_CLAIMS, ids=lambda claim: claim.text)
-def test_the_papers_claims_hold(claim, records):
+def test_the_papers_claims_can_fail(claim, records):
+    """They are judged by the speeds: turned around, no claim holds."""
     by_epoch = claim.judge(records, "epoch")
-    assert by_epoch.verdict == "holds"
+    assert by_epoch.verdict in ("holds", "in part")
     assert claim.judge(records, "gradient_evaluations").measured != by_epoch.measured
+    mirrored = records.assign(
+        **{
+            name: records[name].map(dict(zip(values, values[::-1], strict=True)))
+            for name, values in SWEEPS.items()
+        }
+    )
+    assert claim.judge(mirrored, "epoch").verdict == "does not hold"
 
 
 def test_figure(records, tmp_path):
