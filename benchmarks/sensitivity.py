@@ -147,4 +147,4 @@ def _of(records: pd.DataFrame, varied: str) -> pd.DataFrame:
 
 def never_rises(epochs: pd.Series) -> bool:
     """Whether no value needs more epochs than the next smaller one."""
-    return not (epochs.diff().iloc[1:] > 0).any()
+    return not bool((epochs.diff().iloc[1:] > 0).any())

@@ -138,7 +138,8 @@ def test_never_rises(epochs, expected):
 def test_the_papers_claims_can_fail(claim, records):
     """They are judged by the speeds: turned around, no claim holds."""
     by_epoch = claim.judge(records, "epoch")
-    assert by_epoch.verdict in ("holds", "in part")
+    rises_once = "β₁" in claim.text  # from 0.075 to 0.15
+    assert by_epoch.verdict == ("in part" if rises_once else "holds")
     assert claim.judge(records, "gradient_evaluations").measured != by_epoch.measured
     mirrored = records.assign(
         **{
