@@ -43,9 +43,13 @@ def gradient_direction(grads: optax.Updates, params: optax.Params) -> optax.Upda
 def sign_direction(grad: jax.Array, eps: ArrayLike) -> jax.Array:
     """g / (|g| + ε), of Eqs. 5 and 6; its limit, the exact sign, for ε = 0."""
     eps = jnp.asarray(eps, grad.dtype)
-    # The branch that isn't taken must not divide 0 by 0 (jax_debug_nans).
-    softened = grad / (jnp.abs(grad) + jnp.where(eps == 0, 1, eps).astype(grad.dtype))
-    return jnp.where(eps == 0, jnp.sign(grad), softened)
+    return jnp.where(eps == 0, jnp.sign(grad), _softened_sign(grad, eps))
+
+
+def _softened_sign(x: jax.Array, eps: jax.Array) -> jax.Array:
+    """x / (|x| + ε), for ε > 0."""
+    # For ε = 0, where it isn't used, it must not divide 0 by 0 (jax_debug_nans).
+    return x / (jnp.abs(x) + jnp.where(eps == 0, 1, eps).astype(x.dtype))
 
 
 # Step sizes ---------------------------------------------------------------------
@@ -87,14 +91,10 @@ def agreement(probe_grad: jax.Array, grad: jax.Array, eps: ArrayLike) -> jax.Arr
     eps = jnp.asarray(eps, grad.dtype)
     exact = jnp.sign(probe_grad) * jnp.sign(grad)
     product = probe_grad * grad
-    softened = product / (
-        jnp.abs(product) + jnp.where(eps == 0, 1, eps).astype(grad.dtype)
-    )
     # Where the product overflows, ε no longer counts.
     use_exact = (eps == 0) | ~jnp.isfinite(product)
-    return jnp.where(
-        jnp.isfinite(probe_grad), jnp.where(use_exact, exact, softened), -1
-    ).astype(grad.dtype)
+    agree = jnp.where(use_exact, exact, _softened_sign(product, eps))
+    return jnp.where(jnp.isfinite(probe_grad), agree, -1).astype(grad.dtype)
 
 
 def exponential_adaptation(
