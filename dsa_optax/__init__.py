@@ -1,8 +1,9 @@
 """Differentiable self-adaptive learning rates (DSA) for Optax."""
 
 from dsa_optax._diagnostics import RateSummary, learning_rates, summary
-from dsa_optax._gradients import make_grad_fn
+from dsa_optax._gradients import make_grad_fn, unmask
 from dsa_optax._optimizers import basic_dsa, dsa, exponential_dsa, parameterwise_dsa
+from dsa_optax._plots import plot_learning_rates
 from dsa_optax._state import DSAState, LinearDSAState
 from dsa_optax._train_step import make_train_step
 
@@ -17,5 +18,7 @@ __all__ = [
     "make_grad_fn",
     "make_train_step",
     "parameterwise_dsa",
+    "plot_learning_rates",
     "summary",
+    "unmask",
 ]

@@ -25,6 +25,13 @@ MISSING_GRAD_FN = (
     "or let dsa_optax.make_train_step(loss, tx) do it."
 )
 
+MASKED = (
+    "DSA stands below optax.masked or optax.partition here, and sees only a part of "
+    "the params, but the loss wants them all. Write\n"
+    "    tx.update(grads, state, params, "
+    "value_fn=lambda p: loss(dsa_optax.unmask(p, params)))"
+)
+
 
 def schedule(name: str, value: Any, example: float) -> None:
     """Checks a non-negative hyper-parameter, unless it is a schedule."""

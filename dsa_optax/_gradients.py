@@ -92,6 +92,55 @@ def make_grad_fn(
     return jax.tree_util.Partial(_GradOf(_ValueOf(loss_fn, has_aux)), args, kwargs)
 
 
+def unmask(masked: Any, params: optax.Params) -> optax.Params:
+    """Fills the places that a wrapper has masked with the full params.
+
+    Below `optax.masked` and `optax.partition` an optimizer sees only its own part of
+    the params, and so does the `grad_fn` or `value_fn` that it calls. A loss needs them
+    all: the others stay where they are while DSA's part goes to the probe.
+
+    Args:
+      masked: params with `optax.MaskedNode` in some places; or none, then they are
+        returned as they are.
+      params: the full params.
+
+    Returns:
+      A tree with the structure of `params`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, dsa_optax
+      >>> loss = lambda p: jnp.sum(p["w"] ** 2) + p["b"] ** 2
+      >>> params = {"w": jnp.ones(2), "b": jnp.ones(())}
+      >>> tx = optax.partition(
+      ...     {"dsa": dsa_optax.dsa(), "adam": optax.adam(1e-3)},
+      ...     {"w": "dsa", "b": "adam"},
+      ... )
+      >>> state, grads = tx.init(params), jax.grad(loss)(params)
+      >>> updates, state = tx.update(
+      ...     grads,
+      ...     state,
+      ...     params,
+      ...     value_fn=lambda p: loss(dsa_optax.unmask(p, params)),
+      ... )
+      >>> sorted(updates)
+      ['b', 'w']
+    """
+
+    def fill(part: Any, full: Any) -> Any:
+        return full if isinstance(part, optax.MaskedNode) else part
+
+    return jax.tree.map(fill, masked, params, is_leaf=_is_masked)
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
+
+
+def has_masked(tree: Any) -> bool:
+    """Whether a wrapper has masked a part of the tree."""
+    return any(map(_is_masked, jax.tree.leaves(tree, is_leaf=_is_masked)))
+
+
 def make_value_fn(
     loss_fn: Callable[..., Any], *args: Any, has_aux: bool = False, **kwargs: Any
 ) -> ValueFn:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from dsa_optax import _checks
-from dsa_optax._gradients import GradFn, ValueFn, probe_grad_fn
+from dsa_optax._gradients import GradFn, ValueFn, has_masked, probe_grad_fn
 from dsa_optax._rules import Rule
 
 
@@ -64,7 +64,7 @@ def look_ahead(
         directions = jax.tree.map(_still_unless_finite, directions, grads)
 
         probe = optax.apply_updates(params, _step(rule, rates, directions, params))
-        probe_grads = grad_at(probe)
+        probe_grads = _at_probe(grad_at, probe)
         _checks.same_structure("grad_fn's result", probe_grads, params)
         probe_grads = _working_precision(probe_grads, rates)
 
@@ -72,6 +72,15 @@ def look_ahead(
         return _step(rule, rates, directions, params), next_state(state, rates)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _at_probe(grad_at: GradFn, probe: optax.Params) -> optax.Updates:
+    try:
+        return grad_at(probe)
+    except Exception as error:
+        if has_masked(probe):
+            error.add_note(_checks.MASKED)
+        raise
 
 
 def _step(

@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import optax
 
-from dsa_optax._gradients import make_value_fn
+from dsa_optax._gradients import make_value_fn, unmask
 
 
 def make_train_step(
     loss_fn: Callable[..., Any],
-    tx: optax.GradientTransformation,
+    tx: optax.GradientTransformation | optax.MultiSteps,
     *,
     has_aux: bool = False,
     donate: bool = True,
@@ -21,7 +21,7 @@ def make_train_step(
     The optimizer is handed the loss on the very batch of the step (`value`, `grad` and
     `value_fn`, as Optax's line searches want them), and takes what it needs: DSA its
     second gradient, `optax.lbfgs` its line search, `optax.adam` nothing. So one line
-    swaps one optimizer for another.
+    swaps one optimizer for another, also below `optax.masked` and `optax.partition`.
 
     Args:
       loss_fn: `loss_fn(params, *args, **kwargs)`, a scalar, or `(scalar, aux)`.
@@ -54,7 +54,10 @@ def make_train_step(
     References:
       Algorithm 1 (Appendix B).
     """
-    tx = optax.with_extra_args_support(tx)
+    # MultiSteps is no GradientTransformation, and what it makes of itself would drop
+    # the extra arguments.
+    if not isinstance(tx, optax.MultiSteps):
+        tx = optax.with_extra_args_support(tx)
 
     def step(
         params: optax.Params, state: optax.OptState, *args: Any, **kwargs: Any
@@ -62,13 +65,14 @@ def make_train_step(
         value_and_grad = jax.value_and_grad(loss_fn, has_aux=has_aux)
         value, grads = value_and_grad(params, *args, **kwargs)
         value, *aux = value if has_aux else (value,)
+        value_fn = make_value_fn(loss_fn, *args, has_aux=has_aux, **kwargs)
         updates, state = tx.update(
             grads,
             state,
             params,
             value=value,
             grad=grads,
-            value_fn=make_value_fn(loss_fn, *args, has_aux=has_aux, **kwargs),
+            value_fn=lambda masked: value_fn(unmask(masked, params)),
         )
         return optax.apply_updates(params, updates), state, value, *aux
 
