@@ -19,9 +19,11 @@ MISSING_GRAD_FN = (
     "    JAX    tx.update(grads, state, params, grad_fn=jax.grad(loss))\n"
     "           tx.update(grads, state, params, "
     "grad_fn=dsa_optax.make_grad_fn(loss, batch))\n"
-    "    linen  tx.update(grads, ts.opt_state, ts.params, grad_fn=jax.grad(loss))\n"
-    "           (TrainState.apply_gradients does not hand it on)\n"
-    "    nnx    optimizer.update(model, grads, grad_fn=grad_of_params)\n"
+    "    linen  state.apply_gradients(grads=grads, grad_fn=grad_fn)\n"
+    "           (a dsa_optax.linen.TrainState: Flax's own does not hand it on)\n"
+    "    nnx    value, grads, grad_fn = "
+    "dsa_optax.nnx.value_and_grad(loss)(model, batch)\n"
+    "           optimizer.update(model, grads, grad_fn=grad_fn)\n"
     "or let dsa_optax.make_train_step(loss, tx) do it."
 )
 
