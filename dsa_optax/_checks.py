@@ -107,7 +107,8 @@ def same_structure(name: str, tree: Any, params: Any) -> None:
     if got != wanted:
         raise ValueError(
             f"`{name}` must have the structure of `params`, {wanted}, but has {got}. "
-            "A loss that also returns aux, or jax.value_and_grad, gives a tuple: pass "
+            "Pass grad_fn=jax.grad(loss), or value_fn=loss, not jax.value_and_grad or "
+            "the loss as grad_fn; for a loss that also returns aux, "
             "grad_fn=dsa_optax.make_grad_fn(loss, *batch, has_aux=True)."
         )
     for (path, leaf), param in zip(

@@ -173,6 +173,15 @@ def test_no_claim_about_dsa_holds_where_it_goes_the_way_of_another(
         assert claim.judge(records, axis).verdict != "holds"
 
 
+def test_ctrl_c_says_that_the_run_can_go_on(monkeypatch, capsys):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_sensitivity", interrupted)
+    assert cli.main(["sensitivity"]) == 130
+    assert "goes on from here" in capsys.readouterr().err
+
+
 def test_page_without_records_says_what_to_run(tmp_path, capsys):
     assert cli.main(["page", "--output", str(tmp_path)]) == 1
     error = capsys.readouterr().err
