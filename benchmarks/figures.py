@@ -1,6 +1,5 @@
 """Loss trends, each with a twin whose axis is gradient evaluations."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.files import replacing
 from benchmarks.optimizers import OPTIMIZERS
 
 # Okabe and Ito's palette, which the colour-blind can tell apart; DSA's is kept for it.
@@ -86,7 +86,5 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 def save(figure: Figure, path: Path) -> None:
     """Writes the figure in one move, so that no half of it is ever seen."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, dpi=120, format="png")
-    os.replace(partial, path)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=120, format="png")

@@ -1,6 +1,5 @@
 """The page of results: the paper's claims, one by one, and the tables behind them."""
 
-import os
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +9,7 @@ import pandas as pd
 from benchmarks import ablations
 from benchmarks.case_claims import CASE_CLAIMS, SENSITIVITY_CLAIMS
 from benchmarks.claims import Claim
+from benchmarks.files import replacing
 from benchmarks.tables import (
     CONVERGED,
     SPIKE,
@@ -49,9 +49,8 @@ def write(output: Path) -> None:
             f"--output {output}` first, or name the folder of a full run."
         )
     text = "\n\n".join(_sections(output)) + "\n"
-    partial = output / "README.partial"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, output / "README.md")
+    with replacing(output / "README.md") as file:
+        file.write_text(text, encoding="utf-8")
 
 
 def glance(tabular: pd.DataFrame) -> str:

@@ -1,11 +1,12 @@
 """Tidy records on disk: one CSV file per experiment, complete at every moment."""
 
-import os
 from collections.abc import Iterable, Mapping
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
+
+from benchmarks.files import replacing
 
 RUN = ("experiment", "dataset", "model", "optimizer")
 
@@ -48,7 +49,5 @@ class Records:
         )
         others_last = [name for name in self.frame if name not in RUN]
         self.frame = self.frame[[*RUN, *others_last]]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        self.frame.to_csv(partial, index=False, float_format="%.6g")
-        os.replace(partial, self.path)
+        with replacing(self.path) as file:
+            self.frame.to_csv(file, index=False, float_format="%.6g")

@@ -1,6 +1,5 @@
 """How DSA depends on its own hyper-parameters (Fig. 10, Appendix H)."""
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pandas as pd
 
 import dsa_optax
 from benchmarks.case_studies import GENTLE_VALLEY, epochs_to
+from benchmarks.files import replacing
 from benchmarks.optimizers import OPTIMIZERS
 
 EXPERIMENT = "sensitivity"
@@ -100,10 +100,8 @@ def run(path: Path, *, epochs: int = EPOCHS) -> Iterator[str]:
 
     It takes seconds, so what is there already is done again.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    records(epochs).to_csv(partial, index=False, float_format="%.6g")
-    os.replace(partial, path)
+    with replacing(path) as file:
+        records(epochs).to_csv(file, index=False, float_format="%.6g")
     yield EXPERIMENT
 
 
