@@ -80,7 +80,7 @@ def microbatched_value_and_grad(
     value_and_grad = jax.value_and_grad(loss_fn)
 
     def whole(params: optax.Params, *batch: Batch) -> ValueAndGrad:
-        rows = _rows("batch", batch)
+        rows = batch_rows("batch", batch)
         size = min(microbatch_size, rows)
 
         def part(start: Any, size: int) -> ValueAndGrad:
@@ -162,13 +162,13 @@ def streamed_value_and_grad(
     @partial(jax.jit, donate_argnums=0)
     def add(so_far: _Sum, params: optax.Params, batch: tuple[Batch, ...]) -> _Sum:
         part = value_and_grad(params, *batch)
-        return _add(so_far, part, _rows("batches", batch))
+        return _add(so_far, part, batch_rows("batches", batch))
 
     def whole(params: optax.Params) -> ValueAndGrad:
         _check_concrete(params)
         so_far, rows = None, 0
         for batch in _on_host(batches):
-            rows += _rows("batches", batch)
+            rows += batch_rows("batches", batch)
             # A copy: the loader may fill the same host memory with its next batch.
             batch = jax.device_put(batch, may_alias=False)
             if so_far is None:
@@ -256,7 +256,7 @@ def _as_array(leaf: Any) -> Any:
     return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
 
 
-def _rows(name: str, batch: tuple[Batch, ...]) -> int:
+def batch_rows(name: str, batch: tuple[Batch, ...]) -> int:
     """How many rows a batch has, the same for all its arrays."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
     rows = {shape[0] if shape else None for shape in shapes}

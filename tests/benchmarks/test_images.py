@@ -1,16 +1,12 @@
 """The training method on images, in short real runs on scikit-learn's digits."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pandas as pd
 import pytest
 from sklearn.datasets import load_digits
 
-import dsa_optax
 from benchmarks import __main__ as cli
-from benchmarks import image_data, images
+from benchmarks import image_data, image_training, images
 from benchmarks.image_models import dnn
 from benchmarks.records import Records
 
@@ -77,7 +73,7 @@ def test_they_learn(records):
 
 
 def test_a_second_start_trains_nothing(path, digits, monkeypatch):
-    monkeypatch.setattr(images, "train", None)
+    monkeypatch.setattr(image_training, "train", None)
     before = path.read_bytes()
     names = ["dsa", "adamax"]
     runs = images.run(Records(path), digits, "dnn", names, seeds=1, schedule=SCHEDULE)
@@ -85,38 +81,31 @@ def test_a_second_start_trains_nothing(path, digits, monkeypatch):
     assert path.read_bytes() == before
 
 
-def test_one_epoch_is_every_image_once_the_short_last_batch_too(digits):
-    """With a constant gradient's optimizer that counts: SGD on a loss that sums ids."""
-    trainer = images.Trainer(dnn((24, 24, 1), 10), digits)
-    seen = np.zeros(TRAINED)
-
-    def loss(params, rows, labels, key):
-        return jnp.sum(params[rows[:, 0, 0, 0]])  # its gradient counts the rows
-
-    trainer.loss = loss
-    ids = jnp.arange(TRAINED).reshape(-1, 1, 1, 1), jnp.zeros(TRAINED, int)
-    tx = optax.sgd(1.0)
-    counts = jnp.zeros(TRAINED)
-    carry = trainer.minibatch_epoch.func(
-        ids, (counts, tx.init(counts)), jax.random.key(0), tx, 64
-    )
-    np.testing.assert_array_equal(carry[0], seen - 1)
+def test_a_run_leaves_no_checkpoints(path):
+    assert not list((path.parent / "checkpoints").iterdir())
 
 
-def test_a_full_batch_update_is_that_of_the_whole_batch(digits, monkeypatch):
-    monkeypatch.setattr(images, "MICROBATCH", 96)
-    model, tx = dnn((24, 24, 1), 10), dsa_optax.dsa(-8.0)
-    trainer = images.Trainer(model, digits)
-    params, key = jax.jit(model.init)(jax.random.key(0)), jax.random.key(1)
-    found, _ = trainer.full_batch_epoch((params, tx.init(params)), key, tx)
+def test_a_killed_run_goes_on_from_its_last_epoch(path, digits, monkeypatch, tmp_path):
+    """What is in the records is what an uninterrupted run has."""
+    trainer = image_training.Trainer(dnn((24, 24, 1), 10), digits)
+    stages = SCHEDULE.stages("dsa")
+    evaluate, calls = trainer.evaluate, []
 
-    labels = jnp.asarray(digits.y_train)
-    whole = lambda params: trainer.loss(params, digits.x_train, labels, key)
-    step = dsa_optax.make_train_step(whole, tx, donate=False)
-    expected, _, _ = step(params, tx.init(params))
-    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
-    same = np.concatenate([np.ravel(np.isclose(a, b, atol=1e-6)) for a, b in pairs])
-    assert same.mean() > 0.99  # a sign may turn where a gradient is rounding noise
+    def killed(params, key):
+        calls.append(1)
+        if len(calls) == 3:  # epoch 0 was the first
+            raise KeyboardInterrupt
+        return evaluate(params, key)
+
+    monkeypatch.setattr(trainer, "evaluate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        image_training.train(trainer, stages, 0, tmp_path)
+    calls.extend([1, 1])
+    resumed = image_training.train(trainer, stages, 0, tmp_path)
+    assert len(calls) == 5 + 3  # epoch 0, and the two that were missing
+    recorded = of(pd.read_csv(path), "dsa")
+    columns = ["epoch", "gradient_evaluations", "train_loss", "accuracy", "f1"]
+    pd.testing.assert_frame_equal(resumed[columns], recorded[columns], rtol=1e-5)
 
 
 def test_the_tables_are_at_equal_epochs_and_at_equal_gradients(records):

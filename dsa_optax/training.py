@@ -1,0 +1,358 @@
+"""The paper's training method as a loop that can be killed and goes on.
+
+Not imported by `dsa_optax` itself, which needs neither Orbax nor tqdm:
+`pip install "dsa-optax[training]"`, `import dsa_optax.training`.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from tqdm import tqdm
+
+from dsa_optax import _checks
+from dsa_optax._full_batch import batch_rows, microbatched_value_and_grad
+from dsa_optax._optimizers import dsa
+from dsa_optax._train_step import make_train_step
+
+__all__ = ["Trained", "fit"]
+
+Data = tuple[Any, ...]
+Loss = Callable[..., jax.Array]
+Row = dict[str, float]
+Carry = tuple[optax.Params, optax.OptState]
+TrainEpoch = Callable[[Carry, Data, jax.Array], tuple[Carry, jax.Array]]
+
+
+class Trained(NamedTuple):
+    """What `fit` returns.
+
+    Attributes:
+      params: after the last epoch.
+      opt_state: the state of the optimizer of the last epoch.
+      history: a row an epoch, as for `pandas.DataFrame`: "epoch" from 1 on, "loss" on
+        the training data (the mean over the epoch's mini-batches as they came; of a
+        full batch the value before its update), "seconds" of training (with the
+        compilation, without `evaluate`), and what `evaluate` returned.
+    """
+
+    params: optax.Params
+    opt_state: optax.OptState
+    history: list[Row]
+
+
+def fit(
+    loss_fn: Loss,
+    params: optax.Params,
+    data: Data,
+    key: jax.Array,
+    *,
+    first: optax.GradientTransformation | None = None,
+    first_epochs: int = 15,
+    batch_size: int = 64,
+    second: optax.GradientTransformation | None = None,
+    second_epochs: int = 15,
+    microbatch_size: int = 1000,
+    evaluate: Callable[[optax.Params], Mapping[str, Any]] | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 1,
+    progress: bool = True,
+) -> Trained:
+    """Trains by mini-batches, then on the full batch (the paper's method, Sec. 2.3).
+
+    An epoch of the first stage goes once through the rows, in a new order, mini-batch
+    by mini-batch. One of the second is one update by the gradient of all rows, added up
+    from microbatches. With a checkpoint directory, a run that was killed goes on from
+    its last checkpoint, and ends, bit for bit, where it would have ended.
+
+    Args:
+      loss_fn: `loss_fn(params, *rows, key=key)`, a scalar, a mean over the rows. The
+        key is for dropout and the like, and may be ignored; the two gradients of a DSA
+        step get the same one.
+      params: where to start, a pytree of floating-point arrays.
+      data: a tuple of arrays, such as `(x, y)`, with the rows on axis 0. They are moved
+        to the device as they are: bytes may become floats in the loss.
+      key: decides the order of the rows and the keys of the loss; `jax.random.key(0)`.
+      first: the first stage's optimizer; None is the paper's, `optax.adamax(2e-3)`.
+      first_epochs: T₁, how many epochs of mini-batches; 0 for none.
+      batch_size: rows in a mini-batch; the last may be a short one.
+      second: the second stage's optimizer; None is the paper's, `dsa_optax.dsa()`.
+      second_epochs: T₂, how many full-batch updates; 0 for none.
+      microbatch_size: rows in memory at once in the second stage.
+      evaluate: from the params to numbers by name, after every epoch.
+      checkpoint_dir: a folder for this run alone, made if it isn't there; it holds the
+        last checkpoint. None keeps none.
+      checkpoint_every: epochs between checkpoints; the last epoch always makes one.
+      progress: whether to show a progress bar.
+
+    Returns:
+      A `Trained`.
+
+    Raises:
+      TypeError: if a number of rows or epochs is not an integer.
+      ValueError: if one is negative, or a size 0; if the arrays have no rows, or
+        different numbers of them; if the checkpoints are of a run with other settings.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, dsa_optax.training
+      >>> x = jnp.linspace(-1, 1, 100)[:, None]
+      >>> y = 3 * x[:, 0] - 1
+      >>> def loss(params, x, y, key):
+      ...     return jnp.mean((x @ params["w"] + params["b"] - y) ** 2)
+      >>> params = {"w": jnp.zeros(1), "b": jnp.zeros(())}
+      >>> trained = dsa_optax.training.fit(
+      ...     loss, params, (x, y), jax.random.key(0), second_epochs=80, progress=False
+      ... )
+      >>> len(trained.history), trained.history[-1]["loss"] < 1e-3
+      (95, True)
+
+    References:
+      Sec. 2.3; Algorithm 1 (Appendix B)
+    """
+    _check_counts(
+        first_epochs=first_epochs,
+        batch_size=batch_size,
+        second_epochs=second_epochs,
+        microbatch_size=microbatch_size,
+        checkpoint_every=checkpoint_every,
+    )
+    # Copies, as every epoch may reuse the memory of what it is given.
+    params = jax.tree.map(jnp.array, params)
+    data = jax.tree.map(jnp.asarray, tuple(data))
+    first = optax.adamax(2e-3) if first is None else first
+    second = dsa() if second is None else second
+    minibatches = _minibatch_epoch(loss_fn, first, batch_size)
+    full_batch = _full_batch_epoch(loss_fn, second, microbatch_size)
+    total = first_epochs + second_epochs
+    run = _Run(0, (params, _state(first, params)), [])
+    settings = {
+        "batch_size": batch_size,
+        "first_epochs": first_epochs,
+        "microbatch_size": microbatch_size,
+        "rows": batch_rows("data", data),
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+    }
+    with _Checkpoints(checkpoint_dir, checkpoint_every, settings) as checkpoints:
+        run = checkpoints.latest(run, total, lambda: _state(second, params))
+        bar = tqdm(total=total, initial=run.epoch, unit="epoch", disable=not progress)
+        with bar:
+            while run.epoch < total:
+                if run.epoch == first_epochs:
+                    run = run.switched(second)
+                epoch = minibatches if run.epoch < first_epochs else full_batch
+                run = run.trained(epoch, data, key, evaluate)
+                checkpoints.save(run, last=run.epoch == total)
+                bar.set_postfix(loss=f"{run.history[-1]['loss']:.3g}", refresh=False)
+                bar.update()
+    return Trained(*run.carry, run.history)
+
+
+# Epochs ---------------------------------------------------------------------------
+
+
+def _minibatch_epoch(
+    loss_fn: Loss, tx: optax.GradientTransformation, batch_size: int
+) -> TrainEpoch:
+    """Every row once, in a new order; returns the mean loss as well."""
+    train_step = make_train_step(loss_fn, tx)
+
+    def epoch(carry: Carry, data: Data, key: jax.Array) -> tuple[Carry, jax.Array]:
+        rows = batch_rows("data", data)
+        order_key, whole_key, rest_key = jax.random.split(key, 3)
+        order = jax.random.permutation(order_key, rows)
+        whole, rest = divmod(rows, batch_size)
+
+        def step(
+            carry: Carry, batch: tuple[jax.Array, jax.Array]
+        ) -> tuple[Carry, jax.Array]:
+            chosen, key = batch
+            taken = jax.tree.map(lambda leaf: leaf[chosen], data)
+            params, state, value = train_step(*carry, *taken, key=key)
+            return (params, state), value
+
+        batches = order[: rows - rest].reshape(whole, batch_size)
+        keys = jax.random.split(whole_key, whole)
+        carry, values = jax.lax.scan(step, carry, (batches, keys))
+        total = jnp.sum(values) * batch_size
+        if rest:
+            carry, value = step(carry, (order[rows - rest :], rest_key))
+            total = total + value * rest
+        return carry, total / rows
+
+    return jax.jit(epoch, donate_argnums=0)
+
+
+def _full_batch_epoch(
+    loss_fn: Loss, tx: optax.GradientTransformation, microbatch_size: int
+) -> TrainEpoch:
+    """One update by the gradient of all rows; returns the loss before it."""
+    train_step = make_train_step(_whole_loss(loss_fn, microbatch_size), tx)
+
+    def epoch(carry: Carry, data: Data, key: jax.Array) -> tuple[Carry, jax.Array]:
+        params, state, value = train_step(*carry, data, key)
+        return (params, state), value
+
+    return jax.jit(epoch, donate_argnums=0)
+
+
+def _whole_loss(loss_fn: Loss, microbatch_size: int) -> Callable[..., jax.Array]:
+    """The loss on all rows, whose gradient JAX takes by microbatches."""
+
+    def value_and_grad(params: optax.Params, data: Data, key: jax.Array) -> Any:
+        bound = partial(loss_fn, key=key)
+        return microbatched_value_and_grad(bound, microbatch_size)(params, *data)
+
+    @jax.custom_vjp
+    def loss(params: optax.Params, data: Data, key: jax.Array) -> jax.Array:
+        return value_and_grad(params, data, key)[0]
+
+    def backward(grads: optax.Updates, cotangent: jax.Array) -> Any:
+        scaled = jax.tree.map(lambda g: g * cotangent.astype(g.dtype), grads)
+        return scaled, None, None
+
+    loss.defvjp(value_and_grad, backward)
+    return loss
+
+
+def _state(tx: optax.GradientTransformation, params: optax.Params) -> optax.OptState:
+    """A first state that shares no memory with the params (that of L-BFGS would)."""
+    return jax.tree.map(jnp.array, tx.init(params))
+
+
+class _Run(NamedTuple):
+    """Where a run stands after an epoch."""
+
+    epoch: int
+    carry: Carry
+    history: list[Row]
+
+    def switched(self, tx: optax.GradientTransformation) -> Self:
+        """The same params, at the beginning of an optimizer's work."""
+        params, _ = self.carry
+        return self._replace(carry=(params, _state(tx, params)))
+
+    def trained(
+        self,
+        train_epoch: TrainEpoch,
+        data: Data,
+        key: jax.Array,
+        evaluate: Callable[[optax.Params], Mapping[str, Any]] | None,
+    ) -> Self:
+        """One epoch on."""
+        number = self.epoch + 1
+        started = time.perf_counter()
+        carry, loss = train_epoch(self.carry, data, jax.random.fold_in(key, number))
+        jax.block_until_ready(carry)
+        row = {"epoch": number, "loss": float(loss)}
+        row["seconds"] = time.perf_counter() - started
+        for name, metric in (evaluate(carry[0]) if evaluate else {}).items():
+            if name in row:
+                raise ValueError(
+                    f"`evaluate` returned {name!r}, which the history has already; "
+                    f"for example {{'test_{name}': ...}}."
+                )
+            row[name] = float(metric)
+        return self._replace(epoch=number, carry=carry, history=[*self.history, row])
+
+
+# Checkpoints ----------------------------------------------------------------------
+
+
+class _Checkpoints:
+    """The last checkpoint of a run, or nothing at all without a folder."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str] | None,
+        every: int,
+        settings: dict[str, Any],
+    ) -> None:
+        self._folder, self._every, self._settings = folder, every, settings
+        self._manager: ocp.CheckpointManager | None = None
+
+    def __enter__(self) -> Self:
+        if self._folder is not None:
+            self._manager = ocp.CheckpointManager(
+                Path(self._folder).absolute(),
+                # In the background it would read memory that the next epoch reuses.
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=1,
+                    save_interval_steps=self._every,
+                    enable_async_checkpointing=False,
+                ),
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._manager is not None:
+            self._manager.close()
+
+    def save(self, run: _Run, *, last: bool) -> None:
+        """Saves, where a checkpoint is due."""
+        if self._manager is None:
+            return
+        args = ocp.args.Composite(
+            carry=ocp.args.StandardSave(run.carry),
+            log=ocp.args.JsonSave({"settings": self._settings, "rows": run.history}),
+        )
+        self._manager.save(run.epoch, args=args, force=last)
+
+    def latest(
+        self, run: _Run, total: int, second_state: Callable[[], optax.OptState]
+    ) -> _Run:
+        """The run as it was last saved; `run` itself where nothing was."""
+        epoch = self._manager.latest_step() if self._manager else None
+        if self._manager is None or epoch is None:
+            return run
+        log = self._manager.restore(
+            epoch, args=ocp.args.Composite(log=ocp.args.JsonRestore())
+        )["log"]
+        self._check(log["settings"], epoch, total)
+        carry = run.carry
+        if epoch > self._settings["first_epochs"]:
+            carry = carry[0], second_state()
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, carry)
+        restored = self._manager.restore(
+            epoch, args=ocp.args.Composite(carry=ocp.args.StandardRestore(like))
+        )
+        return _Run(epoch, tuple(restored["carry"]), log["rows"])
+
+    def _check(self, settings: dict[str, Any], epoch: int, total: int) -> None:
+        other = [
+            name for name in self._settings if settings[name] != self._settings[name]
+        ]
+        mend = f"Pass another `checkpoint_dir`, or delete {self._folder}."
+        if other:
+            differences = ", ".join(
+                f"{name} was {settings[name]} and is {self._settings[name]}"
+                for name in other
+            )
+            raise ValueError(
+                f"`checkpoint_dir` holds a run with other settings: {differences}. "
+                f"{mend}"
+            )
+        if epoch > total:
+            raise ValueError(
+                f"`checkpoint_dir` holds a run of {epoch} epochs, longer than the "
+                f"{total} asked for. {mend}"
+            )
+
+
+# Checks ---------------------------------------------------------------------------
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        _checks.count(name, value, example=15)
+        if value == 0 and not name.endswith("_epochs"):
+            raise ValueError(
+                f"`{name}` must be positive, got 0; for example {name}=64."
+            )

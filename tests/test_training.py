@@ -1,0 +1,259 @@
+"""The training loop: what an epoch is, and that a killed run ends as if it wasn't."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import dsa_optax
+from dsa_optax.training import fit
+
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+
+KEY = 3
+ROWS, BATCH = 50, 16  # the last mini-batch has two rows
+EPOCHS = {"first_epochs": 4, "second_epochs": 5}
+SETTINGS = {**EPOCHS, "batch_size": BATCH, "microbatch_size": 20, "progress": False}
+
+
+def make_data():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(ROWS, 3)).astype(np.float32)
+    return x, np.sin(x @ np.array([1, -2, 0.5], np.float32))
+
+
+def make_params():
+    random = np.random.default_rng(1)
+    shapes = {"w": (3, 8), "b": (8,), "v": (8,)}
+    return {
+        name: jnp.asarray(random.normal(size=shape), jnp.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def loss(params, x, y, key):
+    """A net with dropout: it is the key's business as well."""
+    hidden = jnp.tanh(x @ params["w"] + params["b"])
+    kept = jax.random.bernoulli(key, 0.9, (8,))
+    return jnp.mean((jnp.where(kept, hidden, 0) @ params["v"] - y) ** 2)
+
+
+def plain_loss(params, x, y, key):
+    del key
+    return loss(params, x, y, jax.random.key(0))
+
+
+def trained(**options):
+    options = {"loss_fn": loss, "data": make_data(), **SETTINGS, **options}
+    return fit(params=make_params(), key=jax.random.key(KEY), **options)
+
+
+def assert_same_end(found, expected):
+    """Params, state and history, bit for bit; the time they took is another."""
+    jax.tree.map(np.testing.assert_array_equal, found[:2], expected[:2])
+    without_time = [
+        [{**row, "seconds": None} for row in run.history] for run in (found, expected)
+    ]
+    assert without_time[0] == without_time[1]
+
+
+# Epochs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [48, 50, 10])
+def test_an_epoch_of_mini_batches_is_every_row_once_in_a_new_order(rows):
+    seen = []
+
+    def spying(params, x, key):
+        jax.debug.callback(lambda x: seen.extend(x.tolist()), x, ordered=True)
+        return params * jnp.mean(x)
+
+    x = np.arange(rows, dtype=np.float32)
+    run = fit(
+        spying,
+        jnp.ones(()),
+        (x,),
+        jax.random.key(0),
+        first=optax.sgd(0.0),
+        first_epochs=2,
+        second_epochs=0,
+        batch_size=BATCH,
+        progress=False,
+    )
+    jax.effects_barrier()
+    epochs = np.reshape(seen, (2, rows))
+    assert sorted(epochs[0]) == sorted(epochs[1]) == x.tolist()
+    assert (epochs[0] != epochs[1]).any()
+    losses = [row["loss"] for row in run.history]
+    np.testing.assert_allclose(losses, x.mean(), rtol=1e-6)  # the short batch's too
+
+
+def test_the_second_stage_is_dsa_on_all_rows_from_where_the_first_ended():
+    first = trained(second_epochs=0)
+    both = trained()
+    params, data = first.params, make_data()
+    tx = dsa_optax.dsa()
+    state = tx.init(params)
+    for row in both.history[4:]:
+        key = jax.random.fold_in(jax.random.key(KEY), row["epoch"])
+        value, grads = jax.value_and_grad(loss)(params, *data, key)
+        np.testing.assert_allclose(row["loss"], value, rtol=1e-5)
+        grad_fn = dsa_optax.make_grad_fn(loss, *data, key)
+        updates, state = tx.update(grads, state, params, grad_fn=grad_fn)
+        params = optax.apply_updates(params, updates)
+    jax.tree.map(
+        lambda found, ours: np.testing.assert_allclose(found, ours, rtol=1e-5),
+        (both.params, both.opt_state.log2_lr),
+        (params, state.log2_lr),
+    )
+
+
+def test_the_first_stage_hands_dsa_its_mini_batch():
+    run = trained(first=dsa_optax.dsa(), first_epochs=2, second_epochs=0)
+    assert run.opt_state.count == 2 * -(-ROWS // BATCH)
+
+
+def test_any_optimizer_of_optax_in_either_stage():
+    lbfgs = trained(loss_fn=plain_loss, second=optax.lbfgs(), second_epochs=30)
+    adam = trained(loss_fn=plain_loss, second=optax.adam(1e-3), second_epochs=30)
+    assert lbfgs.history[-1]["loss"] < 0.5 * adam.history[-1]["loss"]
+
+
+def test_evaluate_sees_the_params_after_every_epoch():
+    x, y = make_data()
+    value = jax.jit(plain_loss)
+    run = trained(evaluate=lambda params: {"value": value(params, x, y, None)})
+    assert [row["epoch"] for row in run.history] == list(range(1, 10))
+    np.testing.assert_allclose(
+        run.history[-1]["value"], value(run.params, x, y, None), rtol=1e-6
+    )
+
+
+def test_what_is_given_can_be_used_again():
+    params, data = make_params(), jax.tree.map(jnp.asarray, make_data())
+    fit(loss, params, data, jax.random.key(0), **SETTINGS)
+    jax.tree.map(np.testing.assert_array_equal, params, make_params())
+    jax.tree.map(np.testing.assert_array_equal, data, make_data())
+
+
+def test_the_progress_bar_shows_epochs_and_the_loss(capsys):
+    run = trained(progress=True)
+    shown = capsys.readouterr().err
+    assert "9/9" in shown
+    assert f"loss={run.history[-1]['loss']:.3g}" in shown
+
+
+# Killed and resumed ---------------------------------------------------------------
+
+
+def main(folder, kill_at, kill_after):
+    """Trains, and kills this process in an epoch's evaluation, or after some time."""
+
+    def evaluate(params):
+        epoch = len(os.listdir(progress)) + 1
+        (progress / str(epoch)).touch()
+        if epoch == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"norm": optax.tree.norm(params)}
+
+    folder = Path(folder)
+    progress = folder / "epochs"
+    progress.mkdir(exist_ok=True)
+    if kill_after:
+        kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
+        threading.Timer(kill_after, kill).start()
+    trained(checkpoint_dir=folder / "run", evaluate=evaluate)
+
+
+def run_until_killed(folder, kill_at=0, kill_after=0.0):
+    command = [sys.executable, __file__, str(folder), str(kill_at), str(kill_after)]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(command, env=environment, timeout=300).returncode
+
+
+def not_killed():
+    return trained(evaluate=lambda params: {"norm": optax.tree.norm(params)})
+
+
+def resumed(folder):
+    norm = lambda params: {"norm": optax.tree.norm(params)}
+    return trained(checkpoint_dir=Path(folder, "run"), evaluate=norm)
+
+
+@pytest.mark.parametrize("epoch", [3, 4, 7])  # before, at and after the switch
+def test_a_run_killed_in_an_epoch_ends_as_if_it_was_not(epoch, tmp_path):
+    assert run_until_killed(tmp_path, kill_at=epoch) == -signal.SIGKILL
+    assert len(os.listdir(tmp_path / "epochs")) == epoch  # it came that far
+    assert_same_end(resumed(tmp_path), not_killed())
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_ends_as_if_it_was_not(tmp_path):
+    for attempt in range(40):  # later and later, until one run comes to its end
+        killed = run_until_killed(tmp_path, kill_after=2.0 + 0.15 * attempt)
+        assert killed in (0, -signal.SIGKILL)
+        if not killed:
+            break
+    assert attempt > 2
+    assert_same_end(resumed(tmp_path), not_killed())
+
+
+def test_a_finished_run_is_read_and_can_go_on(tmp_path):
+    run = trained(checkpoint_dir=tmp_path)
+    assert_same_end(trained(checkpoint_dir=tmp_path), run)
+    longer = trained(checkpoint_dir=tmp_path, second_epochs=8)
+    assert longer.history[:9] == run.history
+    assert_same_end(longer, trained(second_epochs=8))
+
+
+def test_the_last_epoch_is_kept_whatever_the_interval(tmp_path):
+    run = trained(checkpoint_dir=tmp_path, checkpoint_every=7)
+    assert_same_end(trained(checkpoint_dir=tmp_path, checkpoint_every=7), run)
+
+
+@pytest.mark.parametrize("first", [optax.sgd(0.01), optax.lbfgs()])
+def test_checkpoints_of_any_optimizers_state(first, tmp_path):
+    options = {"loss_fn": plain_loss, "first": first, "second_epochs": 0}
+    trained(checkpoint_dir=tmp_path, **{**options, "first_epochs": 2})
+    with pytest.raises(ValueError, match="first_epochs was 2 and is 4"):
+        trained(checkpoint_dir=tmp_path, **options)
+    again = trained(checkpoint_dir=tmp_path, **{**options, "first_epochs": 2})
+    assert_same_end(again, trained(**{**options, "first_epochs": 2}))
+
+
+# Errors ---------------------------------------------------------------------------
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    trained(checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"batch_size was 16 and is 8.*Pass another"):
+        trained(checkpoint_dir=tmp_path, batch_size=8)
+    with pytest.raises(ValueError, match=r"9 epochs, longer than the 6 asked for"):
+        trained(checkpoint_dir=tmp_path, second_epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"batch_size": 0}, ValueError, r"`batch_size` must be positive.*=64"),
+        ({"second_epochs": -1}, ValueError, "`second_epochs` must be finite and at"),
+        ({"first_epochs": 1.5}, TypeError, "`first_epochs` must be an integer"),
+        ({"data": (np.ones(3), np.ones(2))}, ValueError, "`data` must be arrays with"),
+        ({"evaluate": lambda _: {"loss": 1}}, ValueError, "test_loss"),
+    ],
+)
+def test_bad_input_is_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        trained(**options)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
