@@ -17,6 +17,7 @@ from rich.progress import (
 
 from benchmarks import (
     ablations,
+    batch_sizes,
     case_studies,
     data,
     figures,
@@ -28,7 +29,8 @@ from benchmarks import (
     tabular,
     track_figures,
 )
-from benchmarks.optimizers import OPTIMIZERS, Optimizer
+from benchmarks.optimizers import OPTIMIZERS, PAPER_OPTIMIZERS, Optimizer
+from benchmarks.paper import TABLE_7
 from benchmarks.records import Records
 
 OFFLINE_DATASETS = ("iris", "wine")
@@ -79,13 +81,16 @@ def run_tabular(
     for epoch in reported:
         at_epoch = tables.at(shown, "epoch", epoch)
         for name in datasets:
-            table = tables.scores_table(at_epoch, name).drop(columns="paper: f1")
+            of_dataset = at_epoch[at_epoch["dataset"] == name]
+            table = tables.scores_table(of_dataset, TABLE_7[name])
+            table = table.drop(columns="paper: f1")
             table = table.rename(columns={"paper: accuracy": "paper"})
             if epoch != PAPER_EPOCHS:
                 table = table.drop(columns="paper")
             title = f"{name.upper()}, {epoch} epochs, {seeds} seeds, test set, per cent"
             console.print(tables.on_screen(table, title))
-        figures.loss_trends(shown, epoch, output / f"loss_{epoch}_epochs.png")
+        path = output / f"loss_{epoch}_epochs.png"
+        figures.loss_trends(shown, dict.fromkeys(figures.AXES, epoch), "the MLP", path)
 
 
 def run_case_studies(output: Path, optimizers: Sequence[str], seeds: int) -> None:
@@ -167,6 +172,23 @@ def run_images(
         name = images.run_name(model, dataset.name, schedule, width)
         for title, table in images.tables(records.frame, dataset.name, name):
             console.print(tables.on_screen(table, title))
+    images.loss_figure(records.frame, output / "fig8_dnn_loss.png")
+
+
+def run_batch_sizes(output: Path, seeds: int, data_dir: str | None) -> None:
+    """DSA, Rprop and Adamax on MNIST, from mini-batches of 64 to the full batch."""
+    records = Records(output / "batch_sizes.csv")
+    dataset = image_data.load("mnist", data_dir)
+    runs = batch_sizes.run(records, dataset, seeds=seeds)
+    total = seeds * len(batch_sizes.SIZES) * len(batch_sizes.NAMES)
+    progress_over("Batch sizes on MNIST", runs, total)
+    title = (
+        f"{batch_sizes.PASSES} passes of gradient evaluations: training loss (test "
+        f"accuracy on {len(dataset.y_test)} images)"
+    )
+    table = batch_sizes.table(records.frame)
+    console.print(tables.on_screen(table, title))
+    batch_sizes.figure(records.frame, output / "batch_sizes.png")
 
 
 def positive(text: str) -> int:
@@ -204,6 +226,20 @@ def _datasets_option(default: Sequence[str]) -> argparse.ArgumentParser:
     return option
 
 
+def _optimizers_option(default: list[str], described: str) -> argparse.ArgumentParser:
+    option = argparse.ArgumentParser(add_help=False)
+    option.add_argument(
+        "--optimizers",
+        nargs="+",
+        choices=list(OPTIMIZERS),
+        default=default,
+        metavar="NAME",
+        help=f"which optimizers to run, of: {' '.join(OPTIMIZERS)} "
+        f"(default: {described})",
+    )
+    return option
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar, with its help texts."""
     # A default of a command would override what stands before the command.
@@ -217,15 +253,7 @@ def parser() -> argparse.ArgumentParser:
         help="how many initialisations to train, all at once; figures are means over "
         "them (default: %(default)s)",
     )
-    optimizers = argparse.ArgumentParser(add_help=False)
-    optimizers.add_argument(
-        "--optimizers",
-        nargs="+",
-        choices=list(OPTIMIZERS),
-        default=list(OPTIMIZERS),
-        metavar="NAME",
-        help=f"which optimizers to run, of: {' '.join(OPTIMIZERS)} (default: all)",
-    )
+    optimizers = _optimizers_option(list(OPTIMIZERS), "all")
     data_dir = argparse.ArgumentParser(add_help=False)
     data_dir.add_argument(
         "--data-dir",
@@ -272,11 +300,21 @@ def parser() -> argparse.ArgumentParser:
         optimizers,
         seeds,
     )
+    some_seeds = argparse.ArgumentParser(add_help=False)
+    some_seeds.add_argument(
+        "--seeds",
+        type=positive,
+        default=3,
+        metavar="N",
+        help="how many initialisations, one after the other (default: %(default)s)",
+    )
     image_options = command(
         "images",
         "Convolution nets on images, by mini-batches and then DSA on the full batch "
-        "(Tables 1, 2, 4 to 6). Hours on two cores; a killed run goes on where it was.",
-        optimizers,
+        "(Tables 1, 2, 4 to 6, Fig. 8). Hours on two cores; a killed run goes on where "
+        "it was.",
+        _optimizers_option(list(PAPER_OPTIMIZERS), "the paper's nine"),
+        some_seeds,
         data_dir,
     )
     image_options.add_argument(
@@ -307,12 +345,12 @@ def parser() -> argparse.ArgumentParser:
         help="batch size, epochs of mini-batches, full-batch updates by DSA "
         "(default: the paper's, 64 15 15 for dnn on mnist)",
     )
-    image_options.add_argument(
-        "--seeds",
-        type=positive,
-        default=3,
-        metavar="N",
-        help="how many initialisations, one after the other (default: %(default)s)",
+    command(
+        "batch-sizes",
+        "From which batch size on DSA makes sense: with Rprop and Adamax on MNIST, at "
+        "64, 1,024, 8,192 and the full batch. An hour and a half a seed on two cores.",
+        some_seeds,
+        data_dir,
     )
     command("sensitivity", "DSA's own hyper-parameters (Fig. 10, Appendix H).")
     command(
@@ -371,6 +409,8 @@ def run(options: argparse.Namespace) -> None:
                 schedule,
                 options.width,
             )
+        case "batch-sizes":
+            run_batch_sizes(output, options.seeds, options.data_dir)
         case "sensitivity":
             run_sensitivity(output)
         case "ablations":

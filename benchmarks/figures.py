@@ -1,6 +1,6 @@
 """Loss trends, each with a twin whose axis is gradient evaluations."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,21 @@ def line_style(optimizer: str) -> dict[str, Any]:
     }
 
 
-def loss_trends(records: pd.DataFrame, epochs: int, path: Path) -> None:
-    """Training loss, median and quartiles over the seeds, by data set (Figs. 3, 4).
+def loss_trends(
+    records: pd.DataFrame,
+    budgets: Mapping[str, int],
+    net: str,
+    path: Path,
+    floor: float = LOSS_FLOOR,
+) -> None:
+    """Training loss, median and quartiles over the seeds, by data set (Figs. 3, 4, 8).
 
     Args:
-      records: of the experiment "tabular".
-      epochs: the length of both axes; at equal gradient evaluations DSA is shown to
-        half as many epochs.
+      records: of one net.
+      budgets: the length of each of the `AXES`.
+      net: what is trained, for the title.
       path: the PNG file.
+      floor: a lower loss is drawn here.
     """
     datasets = list(records["dataset"].unique())
     width = max(4.2 * len(datasets), 6.5)
@@ -50,22 +57,23 @@ def loss_trends(records: pd.DataFrame, epochs: int, path: Path) -> None:
     rows = figure.subplots(2, len(datasets), squeeze=False)
     for (axis, label), row in zip(AXES.items(), rows, strict=True):
         for dataset, axes in zip(datasets, row, strict=True):
-            shown = records[(records["dataset"] == dataset) & (records[axis] <= epochs)]
-            _draw_trends(axes, shown, axis)
-            axes.set(title=dataset.upper(), xlabel=label, xlim=(0, epochs))
+            budget = budgets[axis]
+            shown = records[(records["dataset"] == dataset) & (records[axis] <= budget)]
+            _draw_trends(axes, shown, axis, floor)
+            axes.set(title=dataset.upper(), xlabel=label, xlim=(0, budget))
         row[0].set_ylabel("training loss")
     seeds = records["seed"].nunique()
     figure.suptitle(
-        f"Training loss of the MLP: median and quartiles of {seeds} seeds "
-        f"(a loss below {LOSS_FLOOR:g} is drawn there)"
+        f"Training loss of {net}: median and quartiles of {seeds} seeds "
+        f"(a loss below {floor:g} is drawn there)"
     )
     handles, labels = rows[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
     save(figure, path)
 
 
-def _draw_trends(axes: Axes, records: pd.DataFrame, axis: str) -> None:
-    records = records.assign(train_loss=records["train_loss"].clip(lower=LOSS_FLOOR))
+def _draw_trends(axes: Axes, records: pd.DataFrame, axis: str, floor: float) -> None:
+    records = records.assign(train_loss=records["train_loss"].clip(lower=floor))
     for name in _in_order(records["optimizer"].unique()):
         runs = records[records["optimizer"] == name].groupby(axis)["train_loss"]
         middle, low, high = runs.median(), runs.quantile(0.25), runs.quantile(0.75)
@@ -75,7 +83,7 @@ def _draw_trends(axes: Axes, records: pd.DataFrame, axis: str) -> None:
             middle.index, low, high, color=style["color"], alpha=0.12, linewidth=0
         )
     axes.set_yscale("log")
-    axes.set_ylim(LOSS_FLOOR / 2, 5)
+    axes.set_ylim(floor / 2, 5)
     axes.grid(alpha=0.25)
 
 

@@ -5,15 +5,19 @@ mini-batches all the way: for as many epochs, and on to as many gradient evaluat
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from benchmarks.figures import AXES, loss_trends
 from benchmarks.image_data import ImageDataset
 from benchmarks.image_models import ImageModel, dnn, fmp
 from benchmarks.image_training import Stages, Trainer, train_once
 from benchmarks.optimizers import OPTIMIZERS
+from benchmarks.paper import DNN, FMP
 from benchmarks.records import Records
+from benchmarks.tables import at, scores_table
 
 EXPERIMENT = "images"
 FIRST_STAGE = "adamax"
@@ -119,26 +123,27 @@ def tables(
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Titles and tables: at DSA's last epoch, and at its gradient evaluations."""
     records = records[(records["dataset"] == dataset) & (records["model"] == model)]
+    published = (DNN if model == "dnn" else FMP).get(dataset, {})
+    for axis, equal in AXES.items():
+        budget = last_of_dsa(records, axis)
+        final = at(records, axis, budget)
+        title = (
+            f"{model} on {dataset.upper()}, {budget} {equal}, "
+            f"{final['test_images'].iloc[0]} test images, "
+            f"seeds: {final['seed'].nunique()}"
+        )
+        yield title, scores_table(final, published, digits=2)
+
+
+def loss_figure(records: pd.DataFrame, path: Path) -> None:
+    """Fig. 8, where the records have the paper's runs of the light net."""
+    dnn = records[records["model"] == "dnn"]
+    if len(dnn):
+        budgets = {axis: last_of_dsa(dnn, axis) for axis in AXES}
+        loss_trends(dnn, budgets, "the light net", path, floor=1e-6)
+
+
+def last_of_dsa(records: pd.DataFrame, axis: str) -> int:
+    """Where DSA ends; without DSA, where all do."""
     dsa = records[records["optimizer"] == "dsa"]
-    for title, axis in (
-        ("the same epochs", "epoch"),
-        ("the same gradient evaluations", "gradient_evaluations"),
-    ):
-        # Without DSA there is nothing to be equal to: the last of what is there.
-        last = (dsa if len(dsa) else records)[axis].max()
-        at = records[records[axis] == last]
-        columns = ["accuracy", "f1", "recall", "precision", "train_loss"]
-        of_seeds = at.groupby("optimizer", sort=False)[columns]
-        mean, deviation = of_seeds.mean(), of_seeds.std(ddof=0)
-        table = mean.map("{:.2f}".format) + " ± " + deviation.map("{:.2f}".format)
-        table["train_loss"] = mean["train_loss"].map("{:.2g}".format)
-        table.index = pd.Index(
-            [OPTIMIZERS[name].label for name in table.index], name="optimizer"
-        )
-        test_images = at["test_images"].iloc[0]
-        seeds = at["seed"].nunique()
-        yield (
-            f"{model} on {dataset}, {title} ({last:.0f}), {test_images} test images, "
-            f"seeds: {seeds}",
-            table,
-        )
+    return int((dsa if len(dsa) else records)[axis].max())

@@ -1,11 +1,13 @@
 """Tables of records: means over seeds, on the screen and in Markdown."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 from rich import box
 from rich.table import Table
 
 from benchmarks.optimizers import OPTIMIZERS
-from benchmarks.paper import TABLE_7
+from benchmarks.paper import Scores
 from benchmarks.records import RUN
 
 METRICS = ("accuracy", "f1", "recall", "precision")
@@ -27,23 +29,26 @@ def at(records: pd.DataFrame, axis: str, budget: int) -> pd.DataFrame:
     return within.groupby([*RUN, "seed"], sort=False, as_index=False).last()
 
 
-def scores_table(records: pd.DataFrame, dataset: str) -> pd.DataFrame:
+def scores_table(
+    records: pd.DataFrame, paper: Mapping[str, Scores], digits: int = 1
+) -> pd.DataFrame:
     """One row an optimizer: each metric's mean ± standard deviation over the seeds.
 
     Args:
-      records: one record a seed and optimizer; those of other data sets are left out.
-      dataset: the name of the data set.
+      records: one record a seed and optimizer, of one data set.
+      paper: the paper's scores, by optimizer.
+      digits: how many after the point.
 
     Returns:
-      The table, with the paper's accuracy and F1 (Table 7) where it has them.
+      The table, with the paper's accuracy and F1 where it has them.
     """
     rows = []
-    for name, seeds in _by_optimizer(records[records["dataset"] == dataset]):
-        published = TABLE_7.get(dataset, {}).get(name)
+    for name, seeds in _by_optimizer(records):
+        published = paper.get(name)
         rows.append(
             {
                 "optimizer": _label(name),
-                **{metric: spread(seeds[metric]) for metric in METRICS},
+                **{metric: spread(seeds[metric], digits) for metric in METRICS},
                 "loss": f"{seeds['train_loss'].mean():.1e}",
                 "paper: accuracy": f"{published.accuracy:.2f}" if published else "",
                 "paper: f1": f"{published.f1:.2f}" if published else "",
@@ -104,10 +109,10 @@ def _by_optimizer(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(name, runs[name]) for name in dict.fromkeys([*known, *runs])]
 
 
-def spread(values: pd.Series) -> str:
-    """Mean ± sample standard deviation."""
-    deviation = values.std() if len(values) > 1 else 0.0
-    return f"{values.mean():.1f} ± {deviation:.1f}"
+def spread(values: pd.Series, digits: int = 1) -> str:
+    """Mean ± sample standard deviation, of which one value has none."""
+    mean = f"{values.mean():.{digits}f}"
+    return f"{mean} ± {values.std():.{digits}f}" if len(values) > 1 else mean
 
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
