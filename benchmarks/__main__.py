@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import jax
 import pandas as pd
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +22,8 @@ from benchmarks import (
     case_studies,
     data,
     figures,
+    fractional_pool_speed,
+    full_batch,
     image_data,
     images,
     page,
@@ -29,6 +32,7 @@ from benchmarks import (
     tabular,
     track_figures,
 )
+from benchmarks.files import replacing
 from benchmarks.optimizers import OPTIMIZERS, PAPER_OPTIMIZERS, Optimizer
 from benchmarks.paper import TABLE_7
 from benchmarks.records import Records
@@ -191,6 +195,23 @@ def run_batch_sizes(output: Path, seeds: int, data_dir: str | None) -> None:
     batch_sizes.figure(records.frame, output / "batch_sizes.png")
 
 
+def run_costs(output: Path) -> None:
+    """What a full-batch gradient in parts costs, and fractional max-pooling."""
+    output.mkdir(parents=True, exist_ok=True)
+    measured = {
+        "full_batch": ("A gradient in parts, beside one call", full_batch.measure()),
+        "fractional_pool": (
+            "Fractional max-pooling, beside Flax's max_pool",
+            fractional_pool_speed.speed(),
+        ),
+    }
+    for name, (title, frame) in measured.items():
+        frame = frame.assign(device=jax.devices()[0].device_kind)
+        with replacing(output / f"{name}.csv") as file:
+            frame.to_csv(file, index=False, float_format="%.3g")
+        console.print(tables.on_screen(tables.rounded(frame), title))
+
+
 def positive(text: str) -> int:
     """An argument that counts something."""
     number = int(text)
@@ -348,9 +369,14 @@ def parser() -> argparse.ArgumentParser:
     command(
         "batch-sizes",
         "From which batch size on DSA makes sense: with Rprop and Adamax on MNIST, at "
-        "64, 1,024, 8,192 and the full batch. An hour and a half a seed on two cores.",
+        "64, 1,024, 8,192 and the full batch. About an hour a seed on two cores.",
         some_seeds,
         data_dir,
+    )
+    command(
+        "costs",
+        "Memory, time and error of a full-batch gradient in parts, and the time of "
+        "fractional max-pooling. Let nothing else run meanwhile.",
     )
     command("sensitivity", "DSA's own hyper-parameters (Fig. 10, Appendix H).")
     command(
@@ -411,6 +437,8 @@ def run(options: argparse.Namespace) -> None:
             )
         case "batch-sizes":
             run_batch_sizes(output, options.seeds, options.data_dir)
+        case "costs":
+            run_costs(output)
         case "sensitivity":
             run_sensitivity(output)
         case "ablations":

@@ -16,7 +16,7 @@ import dsa_optax
 Data = tuple[np.ndarray, np.ndarray]
 Call = Callable[[], tuple[jax.Array, Any]]
 
-INPUTS, HIDDEN = 64, 256
+INPUTS, HIDDEN = 256, 1024
 SIZE, SHORT = 256, 200
 """The rows of a batch, and of the last one."""
 

@@ -120,6 +120,11 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.map(lambda number: f"{number:.3g}").reset_index()
 
 
+def rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame with its floating-point numbers as text, three digits each."""
+    return frame.map(lambda cell: f"{cell:.3g}" if isinstance(cell, float) else cell)
+
+
 def on_screen(frame: pd.DataFrame, title: str, emphasize: str = "DSA") -> Table:
     """A table for a terminal of 80 columns, with one row in bold."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)

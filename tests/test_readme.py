@@ -10,10 +10,11 @@ import dsa_optax
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def test_python_blocks_run_and_train(capsys):
+def test_python_blocks_run_and_train(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     namespace = {}
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 5  # of the last two the definitions run, in test_flax all
+    assert len(blocks) == 7  # of the last two the definitions run, in test_flax all
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         for block in blocks[:2]:
             exec(block, namespace)
@@ -21,7 +22,9 @@ def test_python_blocks_run_and_train(capsys):
         assert namespace["loss"](namespace["params"], *data) < 1e-6
         for block in blocks[2:]:
             exec(block, namespace)
-    assert "'w': Array(" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "'w': Array(" in printed
+    assert "{'epoch': 30, 'loss': " in printed
 
 
 def test_table_of_names_is_complete():

@@ -331,6 +331,46 @@ def on_8_devices_shard_map_with_the_mean_of_the_loss(tx):
     assert_one_full_batch_update(tx, jax.jit(mapped)(make_params(), make_data()))
 
 
+def many_rows():
+    return jnp.concatenate([make_data(seed) for seed in range(4)])
+
+
+def trained_on_one(tx, steps=5):
+    return jax.device_get(
+        jax.jit(partial(run, tx, steps=steps))(make_params(), many_rows())
+    )
+
+
+def on_8_devices_params_and_rows_spread_over_all_train_as_on_one(tx):
+    """Fully sharded data parallelism: no device has all of anything."""
+    mesh = make_mesh()
+    rows = jax.device_put(many_rows(), jax.NamedSharding(mesh, P("x")))
+    found = jax.jit(partial(run, tx, steps=5))(sharded(mesh), rows)
+    assert {k: leaf.sharding.spec for k, leaf in found[0].items()} == SPECS
+    chex.assert_trees_all_close(
+        jax.device_get(found), trained_on_one(tx), rtol=1e-4, atol=1e-5
+    )
+
+
+def on_8_devices_each_takes_its_own_rows_by_microbatches(tx):
+    """A full batch that fits on no device: 4 rows each, 3 and 1 at a time."""
+
+    def body(params, x):
+        mean = lambda p, x: jax.lax.pmean(loss(p, x), "x")
+        value_and_grad = dsa_optax.microbatched_value_and_grad(mean, 3)
+        grad_fn = lambda p: value_and_grad(p, x)[1]
+        state = tx.init(params)
+        for _ in range(5):
+            params, state = update(tx, params, state, grad_fn)
+        return params, state
+
+    mapped = jax.shard_map(
+        body, mesh=make_mesh(), in_specs=(P(), P("x")), out_specs=P()
+    )
+    found = jax.device_get(jax.jit(mapped)(make_params(), many_rows()))
+    chex.assert_trees_all_close(found, trained_on_one(tx), rtol=1e-4, atol=1e-5)
+
+
 def on_8_devices_pmap_with_the_mean_of_the_gradients(tx):
     @partial(jax.pmap, axis_name="x", in_axes=(None, 0))
     def mapped(params, x):

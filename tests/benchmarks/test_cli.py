@@ -1,11 +1,14 @@
 """The command line of the benchmarks, and the page of claims."""
 
+from functools import partial
+
 import pandas as pd
 import pytest
 
 from benchmarks import __main__ as cli
-from benchmarks import ablations, data, page
+from benchmarks import ablations, data, fractional_pool_speed, full_batch, page
 from benchmarks.case_claims import CASE_CLAIMS
+from benchmarks.image_page import image_sections
 from benchmarks.optimizers import OPTIMIZERS
 from benchmarks.records import RUN
 from benchmarks.tabular import recorded_epochs
@@ -180,3 +183,18 @@ def test_page_without_records_says_what_to_run(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "lacks tabular.csv" in error
     assert "python -m benchmarks full" in error
+
+
+def test_costs_are_measured_and_recorded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        full_batch, "measure", partial(full_batch.measure, batches=(1, 2), repeats=1)
+    )
+    speed = partial(fractional_pool_speed.speed, batch=2, channels=2, repeats=1)
+    monkeypatch.setattr(fractional_pool_speed, "speed", speed)
+    assert cli.main(["costs", "--output", str(tmp_path)]) == 0
+    assert "microbatched" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "full_batch.csv")) == 2 * 3
+    assert set(pd.read_csv(tmp_path / "fractional_pool.csv")["device"]) == {"cpu"}
+    text = "\n".join(image_sections(tmp_path))
+    assert "temp_bytes" in text
+    assert "overlapping, to 20" in text
