@@ -11,7 +11,8 @@ pytestmark = pytest.mark.usefixtures("as_users_run_it")
 def test_memory_is_flat_and_errors_are_roundings():
     table = full_batch.measure(batches=(4, 16), repeats=1)
     assert list(table["rows"].unique()) == [3 * 256 + 200, 15 * 256 + 200]
-    assert (table["error"] < 8 * np.finfo(np.float32).eps).all()
+    in_parts = table["method"] != "one call"
+    assert (table.loc[in_parts, "error"] < 8 * np.finfo(np.float32).eps).all()
     temp_bytes = table.pivot(index="batches", columns="method", values="temp_bytes")
     growth = temp_bytes.loc[16] / temp_bytes.loc[4]
     assert growth["microbatched"] == pytest.approx(1, rel=0.01)

@@ -3,12 +3,10 @@
 import pandas as pd
 import pytest
 
-from benchmarks import batch_sizes, image_claims, images
+from benchmarks import image_claims, images
 from benchmarks.image_page import image_sections
-from benchmarks.image_training import Stages
 from benchmarks.optimizers import PAPER_OPTIMIZERS
 from benchmarks.paper import DNN
-from benchmarks.records import Records
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -91,34 +89,3 @@ def test_fmp_is_judged_under_its_own_name():
 
 def test_there_is_no_section_without_records(tmp_path):
     assert list(image_sections(tmp_path)) == []
-
-
-# Batch sizes ----------------------------------------------------------------------
-
-
-def test_every_batch_size_gets_the_same_gradients():
-    for size in batch_sizes.SIZES:
-        for name in batch_sizes.NAMES:
-            stages = batch_sizes.stages(name, size, 60)
-            epochs = stages.minibatch_epochs + stages.full_batch_updates
-            assert stages.gradients(epochs) == 60
-    assert batch_sizes.stages("dsa", 64, 60) == Stages("dsa", 30, 64)
-
-
-def test_batch_sizes_train_and_are_shown(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch_sizes, "SIZES", (256, None))
-    records = Records(tmp_path / "batch_sizes.csv")
-    done = list(batch_sizes.run(records, digits, seeds=1, passes=2))
-    assert done[:2] == ["adamax, batch 256, seed 0", "dsa, batch 256, seed 0"]
-    assert len(done) == 2 * 3
-    updates = records.frame.groupby(["model", "optimizer"])["epoch"].max()
-    assert updates["dnn batch 256", "dsa"] == updates["dnn full batch", "dsa"] == 1
-    losses = records.frame.pivot_table("train_loss", "model", "optimizer", "last")
-    assert losses.stack().nunique() == 6
-
-    table = batch_sizes.table(records.frame)
-    assert list(table) == ["optimizer", "batch 256", "full batch"]
-    assert f"({records.frame['accuracy'].iloc[2]:.1f})" in table["batch 256"][0]
-    batch_sizes.figure(records.frame, tmp_path / "batch_sizes.png")
-    assert (tmp_path / "batch_sizes.png").stat().st_size > 10_000
-    assert "batch_sizes.png" in "\n".join(image_sections(tmp_path))

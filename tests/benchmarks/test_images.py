@@ -1,17 +1,39 @@
 """The training method on images, in short real runs on scikit-learn's digits."""
 
+import numpy as np
 import pandas as pd
 import pytest
+from sklearn.datasets import load_digits
 
 from benchmarks import __main__ as cli
-from benchmarks import image_data, image_training, images
+from benchmarks import batch_sizes, image_data, image_training, images
 from benchmarks.image_models import dnn
+from benchmarks.image_page import image_sections
+from benchmarks.image_training import Stages
 from benchmarks.records import Records
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 SCHEDULE = images.Schedule(batch_size=64, first=2, second=1)
 NAME = "dnn 64/2/1"
+TRAINED = 500  # images, not a multiple of the batch size
+
+
+@pytest.fixture(scope="module")
+def digits(as_users_run_it):
+    """Real digits of 8×8, enlarged to 24×24, under the name of MNIST."""
+    pixels, labels = load_digits(return_X_y=True)
+    pixels = (pixels * 15).astype(np.uint8).reshape(-1, 8, 8, 1)
+    pixels = pixels.repeat(3, axis=1).repeat(3, axis=2)
+    labels = labels.astype(np.int32)
+    return image_data.ImageDataset(
+        "mnist",
+        pixels[:TRAINED],
+        labels[:TRAINED],
+        pixels[TRAINED:700],
+        labels[TRAINED:700],
+        10,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +139,34 @@ def test_width_is_of_fmp(capsys):
     with pytest.raises(SystemExit):
         cli.main(["images", "--width", "8"])
     assert "--width is an option of --model fmp" in capsys.readouterr().err
+
+
+# Batch sizes ----------------------------------------------------------------------
+
+
+def test_every_batch_size_gets_the_same_gradients():
+    for size in batch_sizes.SIZES:
+        for name in batch_sizes.NAMES:
+            stages = batch_sizes.stages(name, size, 60)
+            epochs = stages.minibatch_epochs + stages.full_batch_updates
+            assert stages.gradients(epochs) == 60
+    assert batch_sizes.stages("dsa", 64, 60) == Stages("dsa", 30, 64)
+
+
+def test_batch_sizes_train_and_are_shown(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_sizes, "SIZES", (256, None))
+    records = Records(tmp_path / "batch_sizes.csv")
+    done = list(batch_sizes.run(records, digits, seeds=1, passes=2))
+    assert done[:2] == ["adamax, batch 256, seed 0", "dsa, batch 256, seed 0"]
+    assert len(done) == 2 * 3
+    updates = records.frame.groupby(["model", "optimizer"])["epoch"].max()
+    assert updates["dnn batch 256", "dsa"] == updates["dnn full batch", "dsa"] == 1
+    losses = records.frame.pivot_table("train_loss", "model", "optimizer", "last")
+    assert losses.stack().nunique() == 6
+
+    table = batch_sizes.table(records.frame)
+    assert list(table) == ["optimizer", "batch 256", "full batch"]
+    assert f"({records.frame['accuracy'].iloc[2]:.1f})" in table["batch 256"][0]
+    batch_sizes.figure(records.frame, tmp_path / "batch_sizes.png")
+    assert (tmp_path / "batch_sizes.png").stat().st_size > 10_000
+    assert "batch_sizes.png" in "\n".join(image_sections(tmp_path))
