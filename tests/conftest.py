@@ -1,12 +1,18 @@
 """Tests run in 64 bits, to compare with NumPy, and promote no dtype silently.
 
-The doctests of the library run as a user would, in 32 bits.
+The doctests of the library run as a user would, in 32 bits. Compiling takes the most
+time: pytest's cache keeps what XLA made.
 """
 
 from collections.abc import Iterator
 
 import jax
 import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -72,7 +72,7 @@ def whole(data):
 
 
 @METHODS
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(rows=st.integers(1, 40), size=st.integers(1, 45))
 def test_any_sizes_give_the_whole_batch(method, rows, size):
     data = make_data(rows)

@@ -425,6 +425,7 @@ def eight_devices():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", FACTORIES)
 @pytest.mark.parametrize("name", ON_8_DEVICES)
 def test_on_8_devices(name, optimizer, eight_devices):

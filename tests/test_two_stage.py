@@ -53,7 +53,9 @@ def separate_loops(first, second, switch, steps, jitted=True):
     return train(second, params, steps - switch, jitted)
 
 
-@pytest.mark.parametrize("name", SECONDS)
+@pytest.mark.parametrize(
+    "name", ["dsa", "chain", "adam", pytest.param("lbfgs", marks=pytest.mark.slow)]
+)
 def test_it_is_two_loops_bit_for_bit(name):
     """Outside jit, where XLA can't round differently in a different program."""
     first, second = optax.adamax(0.05), SECONDS[name]()

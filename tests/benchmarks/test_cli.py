@@ -185,6 +185,7 @@ def test_page_without_records_says_what_to_run(tmp_path, capsys):
     assert "python -m benchmarks full" in error
 
 
+@pytest.mark.slow
 def test_costs_are_measured_and_recorded(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         full_batch, "measure", partial(full_batch.measure, batches=(1, 2), repeats=1)

@@ -87,6 +87,7 @@ def test_a_run_leaves_no_checkpoints(path):
     assert not list((path.parent / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_epoch(path, digits, monkeypatch, tmp_path):
     """What is in the records is what an uninterrupted run has."""
     trainer = image_training.Trainer(dnn((24, 24, 1), 10), digits)
@@ -153,6 +154,7 @@ def test_every_batch_size_gets_the_same_gradients():
     assert batch_sizes.stages("dsa", 64, 60) == Stages("dsa", 30, 64)
 
 
+@pytest.mark.slow
 def test_batch_sizes_train_and_are_shown(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(batch_sizes, "SIZES", (256, None))
     records = Records(tmp_path / "batch_sizes.csv")
