@@ -279,7 +279,7 @@ def parser() -> argparse.ArgumentParser:
     data_dir.add_argument(
         "--data-dir",
         metavar="FOLDER",
-        help="folder with car.data and agaricus-lepiota.data; what it lacks is "
+        help="folder with the data files (car.data, mnist/…); what it lacks is "
         f"downloaded into it (default: ${data.DATA_DIR_VARIABLE}, or a cache folder)",
     )
 

@@ -64,7 +64,7 @@ def loss_trends(
         row[0].set_ylabel("training loss")
     seeds = records["seed"].nunique()
     figure.suptitle(
-        f"Training loss of {net}: median and quartiles of {seeds} seeds "
+        f"Training loss of {net}: median and quartiles, seeds: {seeds} "
         f"(a loss below {floor:g} is drawn there)"
     )
     handles, labels = rows[0][0].get_legend_handles_labels()
