@@ -1,5 +1,8 @@
 """Differentiable self-adaptive learning rates (DSA) for Optax."""
 
+from dsa_optax._adapt import adapt
+from dsa_optax._auto import auto_dsa
+from dsa_optax._blend import BlendState, blend
 from dsa_optax._diagnostics import RateSummary, learning_rates, summary
 from dsa_optax._full_batch import (
     microbatched_value_and_grad,
@@ -8,16 +11,21 @@ from dsa_optax._full_batch import (
 from dsa_optax._gradients import make_grad_fn, unmask
 from dsa_optax._optimizers import basic_dsa, dsa, exponential_dsa, parameterwise_dsa
 from dsa_optax._plots import plot_learning_rates
-from dsa_optax._state import DSAState, LinearDSAState
+from dsa_optax._state import AdaptState, DSAState, LinearDSAState
 from dsa_optax._train_step import make_train_step
 from dsa_optax._two_stage import TwoStageState, two_stage
 
 __all__ = [
+    "AdaptState",
+    "BlendState",
     "DSAState",
     "LinearDSAState",
     "RateSummary",
     "TwoStageState",
+    "adapt",
+    "auto_dsa",
     "basic_dsa",
+    "blend",
     "dsa",
     "exponential_dsa",
     "learning_rates",

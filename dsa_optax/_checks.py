@@ -12,6 +12,11 @@ MISSING_PARAMS = (
     "    updates, state = tx.update(grads, state, params, grad_fn=jax.grad(loss))"
 )
 
+MISSING_PARAMS_TO_ADAPT = (
+    "`params` are missing: they bound the length of a step. Write\n"
+    "    updates, state = tx.update(grads, state, params)"
+)
+
 MISSING_GRAD_FN = (
     "`grad_fn` is missing: DSA evaluates a second gradient at its probe point. Pass "
     "the function that gives the gradient (or the loss, as `value_fn`), on the same "

@@ -1,14 +1,17 @@
 """What the learning rates are doing."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dsa_optax._blend import BlendState
 from dsa_optax._rules import exponential_step_size
-from dsa_optax._state import DSAState, LinearDSAState
+from dsa_optax._state import LEAST_LOG2_LR, AdaptState, DSAState, LinearDSAState
+
+_State: TypeAlias = AdaptState | DSAState | LinearDSAState
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 # Sorting a large leaf would cost more than an update of it.
@@ -43,7 +46,10 @@ def learning_rates(state: optax.OptState) -> optax.Params:
 
     Returns:
       A tree like the params: `learning_rate`·2^η for `dsa` and `exponential_dsa`, η for
-      `parameterwise_dsa`, and one scalar for `basic_dsa`. In the dtype of the state.
+      `parameterwise_dsa`, and one scalar for `basic_dsa`. For `adapt` 2^η, by its
+      granularity: of every parameter, a scalar for every leaf, or one scalar. For
+      `blend` and `auto_dsa` a tuple of these, one for each adapted part. In the dtype
+      of the state.
 
     Raises:
       ValueError: if there is none of the package's states in `state`, or several.
@@ -58,11 +64,15 @@ def learning_rates(state: optax.OptState) -> optax.Params:
     References:
       Eq. 5 (Sec. 2.2.3): the step of a parameter is 2^η long.
     """
+    parts = _blended(state)
+    if parts is not None:
+        return tuple(map(learning_rates, parts))
     found = _find(state, "state")
     if isinstance(found, LinearDSAState):
         return found.lr
+    scale = found.lr_scale if isinstance(found, DSAState) else 1
     return jax.tree.map(
-        lambda log2_lr: exponential_step_size(log2_lr, found.lr_scale), found.log2_lr
+        lambda log2_lr: exponential_step_size(log2_lr, scale), found.log2_lr
     )
 
 
@@ -80,7 +90,8 @@ def summary(
       previous: an earlier state of the same optimizer.
 
     Returns:
-      A tree like the params (one entry for `basic_dsa`) with a `RateSummary` a leaf.
+      A tree like what `learning_rates` returns, with a `RateSummary` in place of each
+      of its arrays.
 
     Raises:
       ValueError: as `learning_rates`.
@@ -98,6 +109,10 @@ def summary(
     References:
       Fig. 2 (Sec. 2.2.2): when a rate should grow, and when it should shrink.
     """
+    parts = _blended(state)
+    if parts is not None:
+        earlier = [None] * len(parts) if previous is None else _blended(previous)
+        return tuple(map(summary, parts, earlier or ()))
     found = _find(state, "state")
     rates = _rates(found)
     if previous is None:
@@ -108,7 +123,8 @@ def summary(
     def at_bound(rate: jax.Array) -> jax.Array:
         if isinstance(found, LinearDSAState):
             return jnp.zeros_like(rate, bool)  # a linear rate has no bound
-        return (rate == found.floor) | (rate == found.ceiling)
+        floor = found.floor if isinstance(found, DSAState) else LEAST_LOG2_LR
+        return (rate == floor) | (rate == found.ceiling)
 
     def leaf(rate: jax.Array, before: jax.Array, lr: jax.Array) -> RateSummary:
         return RateSummary(
@@ -121,14 +137,27 @@ def summary(
     return jax.tree.map(leaf, rates, before, learning_rates(found))
 
 
-def _rates(state: DSAState | LinearDSAState) -> optax.Params:
-    return state.log2_lr if isinstance(state, DSAState) else state.lr
+def _rates(state: _State) -> optax.Params:
+    return state.lr if isinstance(state, LinearDSAState) else state.log2_lr
 
 
-def _find(state: Any, name: str) -> DSAState | LinearDSAState:
-    kinds = (DSAState, LinearDSAState)
+def _nodes(state: Any, kinds: tuple[type, ...]) -> list[Any]:
+    """The nodes of some types in a state, but none below another."""
     leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
-    found = [leaf for leaf in leaves if isinstance(leaf, kinds)]
+    return [leaf for leaf in leaves if isinstance(leaf, kinds)]
+
+
+def _blended(state: Any) -> tuple[Any, ...] | None:
+    """The parts of a blend that have rates, where there is just a blend in a state."""
+    kinds = get_args(_State)
+    found = _nodes(state, (BlendState, *kinds))
+    if len(found) != 1 or not isinstance(found[0], BlendState):
+        return None
+    return tuple(part for part in found[0].parts if _nodes(part, kinds))
+
+
+def _find(state: Any, name: str) -> _State:
+    found = _nodes(state, get_args(_State))
     if len(found) != 1:
         raise ValueError(
             f"`{name}` must hold the state of one optimizer of dsa_optax, but holds "

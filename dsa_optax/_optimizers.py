@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from dsa_optax import _checks, _rules
 from dsa_optax._skeleton import look_ahead
-from dsa_optax._state import DSAState, LinearDSAState
+from dsa_optax._state import DSAState, LinearDSAState, filled_like, rates_dtype
 
 
 def dsa(
@@ -124,7 +124,7 @@ def dsa(
     _checks.ordered("min_log2_lr", min_log2_lr, "init_log2_lr", init_log2_lr)
     _checks.ordered("init_log2_lr", init_log2_lr, "max_log2_lr", max_log2_lr)
     _checks.one_of("zero_product", zero_product, ("drift", "hold"))
-    dtype = _rates_dtype(state_dtype)
+    dtype = rates_dtype(state_dtype)
 
     def state(count: jax.Array, log2_lr: optax.Params, lr_at: jax.Array) -> DSAState:
         # jnp.array copies: a train step that donates its state must not take the
@@ -139,7 +139,7 @@ def dsa(
         )
 
     def init(params: optax.Params) -> DSAState:
-        log2_lr = _filled_like(params, jnp.asarray(init_log2_lr, dtype))
+        log2_lr = filled_like(params, jnp.asarray(init_log2_lr, dtype))
         count = jnp.zeros([], jnp.int32)
         return state(count, log2_lr, count)
 
@@ -276,7 +276,7 @@ def parameterwise_dsa(
             )
         )
 
-    return _linear_dsa(init_lr, step_size, state_dtype, _filled_like, adaptation)
+    return _linear_dsa(init_lr, step_size, state_dtype, filled_like, adaptation)
 
 
 def basic_dsa(
@@ -343,7 +343,7 @@ def _linear_dsa(
     """Eqs. 3 and 4, which differ in how many rates there are."""
     _checks.scalar("init_lr", init_lr, 0.01)
     _checks.schedule("step_size", step_size, 0.01)
-    dtype = _rates_dtype(state_dtype)
+    dtype = rates_dtype(state_dtype)
 
     def init(params: optax.Params) -> LinearDSAState:
         start = jnp.array(init_lr, dtype)
@@ -366,18 +366,6 @@ def _linear_dsa(
             count=optax.safe_increment(old.count), lr=lr
         ),
     )
-
-
-def _filled_like(params: optax.Params, value: jax.Array) -> optax.Params:
-    """A tree like the params, in the value's dtype."""
-    # It looks at the params, since a jitted init gives its result their sharding only
-    # where it depends on them; and each leaf is a buffer of its own, to be donated.
-    return jax.tree.map(lambda p: jnp.where(jnp.equal(p, p), value, value), params)
-
-
-def _rates_dtype(state_dtype: Any | None) -> jnp.dtype:
-    _checks.floating_dtype("state_dtype", state_dtype)
-    return jnp.dtype(jnp.float32 if state_dtype is None else state_dtype)
 
 
 def _decayed(

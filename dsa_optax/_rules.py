@@ -125,6 +125,22 @@ def exponential_adaptation(
     return jnp.where(agree == 0, rate, moved) if hold_at_zero else moved
 
 
+def secant_adaptation(
+    rate: jax.Array, ratio: jax.Array, *, decrease: ArrayLike, increase: ArrayLike
+) -> jax.Array:
+    """η + log2(1 / (1 − ratio)), between −decrease and +increase.
+
+    The ratio is that of the slopes along the step, at its end and at its start. Were
+    the loss a parabola, a step 1 / (1 − ratio) times as long would have ended where the
+    slope is zero. Without a last step the ratio is 0, and η stays.
+    """
+    # Where the ratio is 1 or more, no zero is ahead: any step is too short.
+    ahead = jnp.maximum(1 - ratio, jnp.finfo(ratio.dtype).tiny)
+    wanted = -jnp.log2(ahead).astype(rate.dtype)
+    low, high = -jnp.asarray(decrease, rate.dtype), jnp.asarray(increase, rate.dtype)
+    return rate + jnp.where(jnp.isnan(ratio), low, jnp.clip(wanted, low, high))
+
+
 def per_parameter(
     adapt: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
 ) -> Adaptation:

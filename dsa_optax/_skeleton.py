@@ -60,17 +60,19 @@ def look_ahead(
 
         rule, rates = rule_at(state.count), rates_of(state)
         _checks.rates("state (its rates)", rates, params)
-        grads = _working_precision(updates, rates)
+        grads = working_precision(updates, rates)
         directions = rule.direction(grads, params)
         directions = jax.tree.map(_still_unless_finite, directions, grads)
 
-        probe = optax.apply_updates(params, _step(rule, rates, directions, params))
+        probe = optax.apply_updates(
+            params, step(rule.step_size, rates, directions, params)
+        )
         probe_grads = _at_probe(grad_at, probe)
         _checks.gradient("grad_fn's result", probe_grads, params)
-        probe_grads = _working_precision(probe_grads, rates)
+        probe_grads = working_precision(probe_grads, rates)
 
         rates = rule.adapt(rates, probe_grads, grads)
-        return _step(rule, rates, directions, params), next_state(state, rates)
+        return step(rule.step_size, rates, directions, params), next_state(state, rates)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -84,22 +86,25 @@ def _at_probe(grad_at: GradFn, probe: optax.Params) -> optax.Updates:
         raise
 
 
-def _step(
-    rule: Rule, rates: optax.Params, directions: optax.Updates, params: optax.Params
+def step(
+    step_size: Callable[[jax.Array], jax.Array],
+    rates: optax.Params,
+    directions: optax.Updates,
+    params: optax.Params,
 ) -> optax.Updates:
     """-step(η)·d, in the dtype of the params."""
 
     def leaf(rate: jax.Array, direction: jax.Array, param: jax.Array) -> jax.Array:
         # In the dtype of the rates, so that `learning_rates` gives the very length.
-        length = rule.step_size(rate).astype(direction.dtype)
-        step = (-length * direction).astype(jnp.asarray(param).dtype)
+        length = step_size(rate).astype(direction.dtype)
+        moved = (-length * direction).astype(jnp.asarray(param).dtype)
         # A step too long for the dtype isn't taken: it could never be taken back.
-        return jnp.where(jnp.isfinite(step), step, jnp.zeros_like(step))
+        return jnp.where(jnp.isfinite(moved), moved, jnp.zeros_like(moved))
 
-    return _map_below(leaf, rates, directions, params)
+    return map_below(leaf, rates, directions, params)
 
 
-def _working_precision(grads: optax.Updates, rates: optax.Params) -> optax.Updates:
+def working_precision(grads: optax.Updates, rates: optax.Params) -> optax.Updates:
     """The gradients in their own dtype or the rates', whichever is wider."""
 
     def leaf(rate: jax.Array, grad: jax.Array) -> jax.Array:
@@ -107,14 +112,14 @@ def _working_precision(grads: optax.Updates, rates: optax.Params) -> optax.Updat
         dtypes = (rate.dtype, grad.dtype)
         return grad.astype(max(dtypes, key=lambda dtype: jnp.finfo(dtype).bits))
 
-    return _map_below(leaf, rates, grads)
+    return map_below(leaf, rates, grads)
 
 
 def _still_unless_finite(direction: jax.Array, grad: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(grad), direction, 0).astype(direction.dtype)
 
 
-def _map_below(fn: Callable[..., Any], rates: optax.Params, *trees: Any) -> Any:
+def map_below(fn: Callable[..., Any], rates: optax.Params, *trees: Any) -> Any:
     """Maps `fn(rate, *leaves)` over trees of which `rates` is a prefix."""
     return jax.tree.map(
         lambda rate, *below: jax.tree.map(lambda *xs: fn(rate, *xs), *below),

@@ -1,9 +1,15 @@
 """What the optimizers remember between two updates."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
+
+from dsa_optax import _checks
+
+LEAST_LOG2_LR = -126.0
+"""The least η of `adapt`: 2^η is the least normal float32."""
 
 
 class DSAState(NamedTuple):
@@ -43,3 +49,43 @@ class LinearDSAState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]
     lr: optax.Params
     start: jax.Array
+
+
+class AdaptState(NamedTuple):
+    """State of `adapt`.
+
+    Attributes:
+      count: number of updates so far, an int32 scalar.
+      log2_lr: η, the log2 learning rates: a tree like the params with one for every
+        parameter, or with a scalar for every tensor, or one scalar for all.
+      searching: whether a rate has never been too high yet, booleans like `log2_lr`.
+      compass: the last direction, divided by its slope: its scalar product with the
+        next gradient is the ratio of the two slopes. Like the params, in the dtype of
+        the rates or the gradients, whichever is wider.
+      steepest: the greatest norm of a gradient so far, a scalar.
+      inner: the state of the optimizer that gives the directions.
+      start: the η that every rate began with, a scalar.
+      ceiling: the greatest η allowed, a scalar.
+    """
+
+    count: jax.Array  # type: ignore[assignment]
+    log2_lr: optax.Params
+    searching: optax.Params
+    compass: optax.Updates
+    steepest: jax.Array
+    inner: optax.OptState
+    start: jax.Array
+    ceiling: jax.Array
+
+
+def filled_like(params: optax.Params, value: jax.Array) -> optax.Params:
+    """A tree like the params, in the value's dtype."""
+    # It looks at the params, since a jitted init gives its result their sharding only
+    # where it depends on them; and each leaf is a buffer of its own, to be donated.
+    return jax.tree.map(lambda p: jnp.where(jnp.equal(p, p), value, value), params)
+
+
+def rates_dtype(state_dtype: Any | None) -> jnp.dtype:
+    """The dtype of the rates; None is float32."""
+    _checks.floating_dtype("state_dtype", state_dtype)
+    return jnp.dtype(jnp.float32 if state_dtype is None else state_dtype)

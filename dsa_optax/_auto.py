@@ -1,0 +1,89 @@
+"""The optimizer that needs no argument."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dsa_optax import _checks
+from dsa_optax._adapt import adapt
+from dsa_optax._blend import blend
+from dsa_optax._quasi_newton import lbfgs_direction
+
+
+def auto_dsa(
+    memory_size: int = 10, *, state_dtype: Any | None = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Three directions, each with rates that adapt themselves: nothing to tune.
+
+    The step is the sum of
+
+    1. the sign of the gradient, with one rate for every parameter (the paper's DSA, but
+       for the probe);
+    2. the direction of Muon (matrices orthogonalised, other tensors by AdamW), with one
+       rate for every tensor;
+    3. the direction of L-BFGS, with one rate for all, in place of its line search.
+
+    Each rate follows the slope of the loss along its own direction, as `adapt` says, so
+    that the direction that serves the problem carries the step. An update costs one
+    gradient.
+
+    For full-batch training, and for the polishing after mini-batches. On mini-batches
+    themselves use the second direction alone, `adapt(optax.contrib.muon(1.0))`.
+
+    Args:
+      memory_size: pairs that L-BFGS remembers, each of two floats a parameter. 0 leaves
+        the third direction out: the light form, for models whose memory is scarce.
+      state_dtype: dtype of the rates. None is float32, whatever the params' dtype.
+
+    Returns:
+      A transformation whose `update` needs the gradient, the state and the params. Its
+      state is a `BlendState`.
+
+    Raises:
+      TypeError: if `memory_size` is not an integer.
+      ValueError: if it is negative.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, dsa_optax
+      >>> def loss(w):  # Rosenbrock's valley
+      ...     return (1 - w[0]) ** 2 + 100 * (w[1] - w[0] ** 2) ** 2
+      >>> tx = dsa_optax.auto_dsa()
+      >>> w = jnp.array([-1.2, 1.0])
+      >>> state = tx.init(w)
+      >>> step = dsa_optax.make_train_step(loss, tx)
+      >>> for _ in range(120):
+      ...     w, state, value = step(w, state)
+      >>> bool(value < 1e-6)
+      True
+
+    References:
+      Differentiable Self-Adaptive Learning Rate, Eqs. 6 and 7, for the first direction;
+      Jordan, `Muon <https://kellerjordan.github.io/posts/muon/>`_, 2024; Byrd, Nocedal
+      and Schnabel, 1994, for L-BFGS's.
+    """
+    _checks.count("memory_size", memory_size, 10)
+    parts = [
+        adapt(_descend_by_sign(), "parameter", state_dtype=state_dtype),
+        adapt(optax.contrib.muon(1.0), "tensor", state_dtype=state_dtype),
+    ]
+    if memory_size:
+        direction = lbfgs_direction(memory_size)
+        # A quasi-Newton step is meant to be taken whole, and no longer.
+        parts.append(
+            adapt(
+                direction,
+                "global",
+                init_log2_lr=-2.0,
+                max_log2_lr=0.0,
+                state_dtype=state_dtype,
+            )
+        )
+    return blend(*parts)
+
+
+def _descend_by_sign() -> optax.GradientTransformation:
+    return optax.stateless(
+        lambda updates, _: jax.tree.map(lambda g: -jnp.sign(g), updates)
+    )

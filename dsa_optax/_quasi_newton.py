@@ -1,0 +1,177 @@
+"""The direction of L-BFGS, for a step size that somebody else finds."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.scipy.linalg import solve_triangular
+
+
+class LBFGSState(NamedTuple):
+    """State of `lbfgs_direction`; m is the memory, and a slot is one of its pairs.
+
+    Attributes:
+      count: number of updates so far, an int32 scalar.
+      pairs: number of pairs that were stored so far, an int32 scalar.
+      params: the params of the last update.
+      grads: the gradient there.
+      steps: s = θ − θ₋ of the last m pairs, each leaf with a leading axis of slots.
+      turns: y = g − g₋ of the last m pairs, likewise.
+      steps_by_turns: the scalar products ⟨sᵢ, yⱼ⟩, shape (m, m).
+      turns_by_turns: the scalar products ⟨yᵢ, yⱼ⟩, shape (m, m).
+    """
+
+    count: jax.Array  # type: ignore[assignment]
+    pairs: jax.Array
+    params: optax.Params
+    grads: optax.Updates
+    steps: Any
+    turns: Any
+    steps_by_turns: jax.Array
+    turns_by_turns: jax.Array
+
+
+def lbfgs_direction(memory_size: int) -> optax.GradientTransformation:
+    r"""Turns a gradient g into −Hg, with L-BFGS's estimate H of the inverse Hessian.
+
+    In the compact form: with γ from the last pair, R the upper triangle of SᵀY, and D
+    its diagonal,
+
+    .. math::
+      p = R^{-1} S^\top g, \quad
+      H g = \gamma (g - Y p)
+        + S R^{-\top} \left(D p + \gamma (Y^\top Y p - Y^\top g)\right),
+
+    whose few products with the whole memory take the place of the 2m that the two-loop
+    recursion takes one after the other. A pair without a clearly positive curvature is
+    left out, so that H stays positive definite; where rounding spoils the direction all
+    the same, it is zero.
+
+    Args:
+      memory_size: m ≥ 1, how many pairs are remembered.
+
+    Returns:
+      A transformation whose `update` needs the params. The first direction is −g, but
+      no longer than 1.
+
+    References:
+      Byrd, Nocedal and Schnabel, `Representations of quasi-Newton matrices and their
+      use in limited memory methods <https://doi.org/10.1007/BF01582063>`_, 1994,
+      Eq. 3.1
+    """
+
+    def init(params: optax.Params) -> LBFGSState:
+        # One dtype for all, and no scalar product in half precision.
+        dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
+        dtype = functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
+        zeros = optax.tree.zeros_like(params, dtype)
+
+        def stack() -> Any:
+            return jax.tree.map(lambda z: jnp.stack([z] * memory_size), zeros)
+
+        products = jnp.zeros((memory_size, memory_size), dtype)
+        return LBFGSState(
+            count=jnp.zeros([], jnp.int32),
+            pairs=jnp.zeros([], jnp.int32),
+            params=zeros,
+            grads=optax.tree.zeros_like(zeros),
+            steps=stack(),
+            turns=stack(),
+            steps_by_turns=products,
+            turns_by_turns=jnp.array(products),
+        )
+
+    def update(
+        updates: optax.Updates, state: LBFGSState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, LBFGSState]:
+        dtype = state.steps_by_turns.dtype
+        grads = optax.tree.cast(updates, dtype)
+        state = _remembered(grads, state, optax.tree.cast(params, dtype))
+        direction = _direction(grads, state)
+        return optax.tree.cast_like(direction, updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _remembered(
+    grads: optax.Updates, state: LBFGSState, params: optax.Params
+) -> LBFGSState:
+    """The state with the pair of the last step, if it is of use."""
+    step = optax.tree.sub(params, state.params)
+    turn = optax.tree.sub(grads, state.grads)
+    curvature = jnp.asarray(optax.tree.vdot(step, turn), state.steps_by_turns.dtype)
+    clear = (
+        jnp.finfo(curvature.dtype).eps * optax.tree.norm(step) * optax.tree.norm(turn)
+    )
+    useful = (state.count > 0) & (curvature > clear)
+    slot = state.pairs % len(state.steps_by_turns)
+
+    def put(stack: jax.Array, row: jax.Array) -> jax.Array:
+        return stack.at[slot].set(jnp.where(useful, row, stack[slot]))
+
+    steps = jax.tree.map(put, state.steps, step)
+    turns = jax.tree.map(put, state.turns, turn)
+    # Older steps by the new turn, and nothing else, is what R takes of SᵀY.
+    none = jnp.zeros_like(state.steps_by_turns[0])
+    along_steps, along_turns = (
+        _products(steps, turn, none),
+        _products(turns, turn, none),
+    )
+    of_turns = put(state.turns_by_turns, along_turns)
+    return LBFGSState(
+        count=optax.safe_increment(state.count),
+        pairs=state.pairs + useful.astype(jnp.int32),
+        params=params,
+        grads=grads,
+        steps=steps,
+        turns=turns,
+        steps_by_turns=put(state.steps_by_turns.T, along_steps).T,
+        turns_by_turns=put(of_turns.T, along_turns).T,
+    )
+
+
+def _direction(grads: optax.Updates, state: LBFGSState) -> optax.Updates:
+    """−Hg, or zero where rounding spoils it."""
+    memory_size = len(state.steps_by_turns)
+    by_age = (state.pairs + jnp.arange(memory_size)) % memory_size
+    diagonal = jnp.diag(state.steps_by_turns)[by_age]
+    empty = diagonal == 0
+    r = jnp.triu(state.steps_by_turns[by_age][:, by_age])
+    # An empty slot's row is zero but for this, and so are its coefficients.
+    r = r + jnp.diag(jnp.where(empty, 1, 0).astype(r.dtype))
+    y_y = state.turns_by_turns[by_age][:, by_age]
+    none = jnp.zeros_like(diagonal)
+    s_g = _products(state.steps, grads, none)[by_age]
+    y_g = _products(state.turns, grads, none)[by_age]
+
+    norm = optax.tree.norm(grads)
+    first = jnp.minimum(1, 1 / jnp.where(norm == 0, 1, norm))
+    gamma = jnp.where(
+        empty[-1], first, diagonal[-1] / jnp.where(empty[-1], 1, y_y[-1, -1])
+    )
+
+    p = solve_triangular(r, s_g)
+    along_steps = solve_triangular(r, diagonal * p + gamma * (y_y @ p - y_g), trans=1)
+    by_slot = jnp.argsort(by_age)
+    p, along_steps = p[by_slot], along_steps[by_slot]
+
+    def leaf(grad: jax.Array, steps: jax.Array, turns: jax.Array) -> jax.Array:
+        from_turns = jnp.tensordot(p, turns, 1, precision="highest")
+        from_steps = jnp.tensordot(along_steps, steps, 1, precision="highest")
+        return -(gamma * (grad - from_turns) + from_steps)
+
+    direction = jax.tree.map(leaf, grads, state.steps, state.turns)
+    slope = optax.tree.vdot(grads, direction)
+    sound = (slope < 0) & jnp.isfinite(optax.tree.norm(direction))
+    return jax.tree.map(lambda d: jnp.where(sound, d, 0), direction)
+
+
+def _products(stack: Any, tree: Any, none: jax.Array) -> jax.Array:
+    """The scalar products of every slot of a stack with a tree, added to `none`."""
+
+    def leaf(slots: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tensordot(slots, x, x.ndim, precision="highest")
+
+    return jax.tree.reduce(jnp.add, jax.tree.map(leaf, stack, tree), none)
