@@ -26,7 +26,12 @@ from benchmarks import (
     full_batch,
     image_data,
     images,
+    minibatch_page,
+    minibatch_race,
     page,
+    race_page,
+    race_runs,
+    race_scores,
     sensitivity,
     tables,
     tabular,
@@ -35,12 +40,15 @@ from benchmarks import (
 from benchmarks.files import replacing
 from benchmarks.optimizers import OPTIMIZERS, PAPER_OPTIMIZERS, Optimizer
 from benchmarks.paper import TABLE_7
+from benchmarks.race_contenders import CONTENDERS, RIVALS
 from benchmarks.records import Records
 
 OFFLINE_DATASETS = ("iris", "wine")
 PAPER_EPOCHS = 100  # Table 7
 TABLE_EPOCHS = (PAPER_EPOCHS, 1000)  # and Fig. 4
 SEEDS = 10
+FEW = 6
+"""Columns of times that a screen holds."""
 
 console = Console()
 
@@ -195,6 +203,49 @@ def run_batch_sizes(output: Path, seeds: int, data_dir: str | None) -> None:
     batch_sizes.figure(records.frame, output / "batch_sizes.png")
 
 
+def run_race(
+    output: Path,
+    problems: Sequence[str],
+    optimizers: Sequence[str],
+    seeds: int,
+    budget: int,
+) -> None:
+    """The race on full batches: curves, wall times, scores and their page."""
+    made = {name: race_page.PROBLEMS[name] for name in problems}
+    chosen = {name: CONTENDERS[name] for name in optimizers}
+    cache, costs = race_page.cache(output), output / race_page.COSTS
+    runs = race_runs.run(cache, made, chosen, seeds=seeds, budget=budget)
+    timed = race_runs.time_steps(costs, made, chosen)
+    for title, done in {"Race": runs, "Time of an evaluation": timed}.items():
+        progress_over(title, done, len(made) * len(chosen))
+    records = race_scores.collect(cache, race_runs.times(costs), made, chosen)
+    with replacing(output / race_page.RECORDS) as file:
+        records.to_csv(file, index=False, float_format="%.6g")
+    race_page.write(output)
+    main = "".join(map(race_page.label, race_scores.our_names(records)[:1]))
+    for title, table in race_page.screen_tables(records, FEW):
+        console.print(tables.on_screen(table, title, main))
+
+
+def run_minibatch_race(
+    output: Path,
+    tasks: Sequence[str],
+    optimizers: Sequence[str],
+    seeds: int,
+    data_dir: str | None,
+) -> None:
+    """The race's mini-batch division: test accuracy at equal epochs."""
+    records = Records(output / "minibatch_race.csv")
+    chosen = {name: minibatch_race.CONTENDERS[name] for name in optimizers}
+    loaded = [minibatch_race.TASKS[name](data_dir) for name in tasks]
+    runs = minibatch_race.run(records, loaded, chosen, seeds=seeds)
+    total = len(tasks) * len(minibatch_race.BATCH_SIZES) * len(chosen)
+    progress_over("Mini-batch race", runs, total)
+    for title, table in minibatch_page.tables(records.frame):
+        console.print(tables.on_screen(table, title))
+    minibatch_page.figure(records.frame, output / minibatch_page.FIGURE)
+
+
 def run_costs(output: Path) -> None:
     """What a full-batch gradient in parts costs, and fractional max-pooling."""
     output.mkdir(parents=True, exist_ok=True)
@@ -259,6 +310,20 @@ def _optimizers_option(default: list[str], described: str) -> argparse.ArgumentP
         f"(default: {described})",
     )
     return option
+
+
+def _add_names(
+    options: argparse.ArgumentParser, option: str, names: Iterable[str]
+) -> None:
+    """An option that takes some of the names, and all by default."""
+    options.add_argument(
+        option,
+        nargs="+",
+        choices=list(names),
+        default=list(names),
+        metavar="NAME",
+        help=f"which of: {' '.join(names)} (default: all)",
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -373,6 +438,44 @@ def parser() -> argparse.ArgumentParser:
         some_seeds,
         data_dir,
     )
+    race_options = command(
+        "race",
+        "The race on full batches: who is the first at a loss that the rivals set, by "
+        "gradient evaluations and by wall time? About an hour on two cores; a killed "
+        "run goes on where it was. A part of it takes a minute: race --quick "
+        "--problems rosenbrock-2 axes-1e4 --optimizers adam irprop-minus lbfgs. The "
+        "records, page and figures are those of the part then; the next whole run "
+        "makes them again from what was kept.",
+    )
+    _add_names(race_options, "--problems", race_page.PROBLEMS)
+    _add_names(race_options, "--optimizers", CONTENDERS)
+    race_options.add_argument(
+        "--seeds",
+        type=positive,
+        default=race_runs.SEEDS,
+        metavar="N",
+        help="how many initialisations; scores are medians over them (default: "
+        "%(default)s)",
+    )
+    race_options.add_argument(
+        "--quick",
+        action="store_const",
+        dest="budget",
+        const=race_runs.BUDGET,
+        default=race_runs.LONG,
+        help=f"stop ours too after the {race_runs.BUDGET} gradient evaluations that "
+        f"are scored, and don't see what blows up before {race_runs.LONG:,}",
+    )
+    minibatch_options = command(
+        "minibatch-race",
+        "The race's mini-batch division: small nets at batch 128 and 1,024, each "
+        "optimizer at its default and over a grid. About 35 minutes on one core; a "
+        "killed run goes on where it was.",
+        some_seeds,
+        data_dir,
+    )
+    _add_names(minibatch_options, "--tasks", minibatch_race.TASKS)
+    _add_names(minibatch_options, "--optimizers", minibatch_race.CONTENDERS)
     command(
         "costs",
         "Memory, time and error of a full-batch gradient in parts, and the time of "
@@ -393,7 +496,11 @@ def parser() -> argparse.ArgumentParser:
         seeds,
         data_dir,
     )
-    command("page", "Writes the page of claims again from the records of a full run.")
+    command(
+        "page",
+        "Writes the page of claims again from the records of a full run, and that of "
+        "the race where there are its records.",
+    )
     return main
 
 
@@ -437,6 +544,22 @@ def run(options: argparse.Namespace) -> None:
             )
         case "batch-sizes":
             run_batch_sizes(output, options.seeds, options.data_dir)
+        case "race":
+            run_race(
+                output,
+                options.problems,
+                options.optimizers,
+                options.seeds,
+                options.budget,
+            )
+        case "minibatch-race":
+            run_minibatch_race(
+                output,
+                options.tasks,
+                options.optimizers,
+                options.seeds,
+                options.data_dir,
+            )
         case "costs":
             run_costs(output)
         case "sensitivity":
@@ -452,6 +575,8 @@ def run(options: argparse.Namespace) -> None:
             page.write(output)
         case "page":
             page.write(output)
+            if (output / race_page.RECORDS).exists():
+                race_page.write(output)
     console.print(f"Records and figures: {output}/", soft_wrap=True)
 
 
@@ -460,6 +585,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.command == "images" and options.width and options.model != "fmp":
         parser().error("--width is an option of --model fmp alone")
+    if options.command == "race" and not RIVALS.keys() & options.optimizers:
+        parser().error("--optimizers needs a rival, which sets the targets")
     try:
         run(options)
     except (data.DataError, FileNotFoundError) as error:

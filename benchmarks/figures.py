@@ -13,7 +13,7 @@ from benchmarks.optimizers import OPTIMIZERS
 
 # Okabe and Ito's palette, which the colour-blind can tell apart; DSA's is kept for it.
 DSA_COLOR = "#D55E00"
-_OTHERS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+OTHER_COLORS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES = ("-", "--")
 
 # Below this a mean of float32 losses is rounding; a loss of 0 is drawn here.
@@ -29,8 +29,8 @@ def line_style(optimizer: str) -> dict[str, Any]:
     others = [name for name in OPTIMIZERS if name != "dsa"]
     place = others.index(optimizer)
     return {
-        "color": _OTHERS[place % len(_OTHERS)],
-        "linestyle": _DASHES[place // len(_OTHERS)],
+        "color": OTHER_COLORS[place % len(OTHER_COLORS)],
+        "linestyle": _DASHES[place // len(OTHER_COLORS)],
         "linewidth": 1.2,
     }
 

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax.experimental.ode import odeint
 from sklearn import datasets
+from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.runner import Problem
@@ -45,8 +46,10 @@ def _mlp(layers: Weights, x: jax.Array, activation: Activation) -> jax.Array:
 def _problem(
     init: Callable[[jax.Array], optax.Params],
     loss: Callable[[optax.Params], jax.Array],
+    accuracy: Callable[[optax.Params], jax.Array] = lambda params: jnp.array(jnp.nan),
 ) -> Problem:
-    return Problem(init, loss, lambda params: jnp.zeros(()))
+    """A problem of the race, which observes the test accuracy where there is one."""
+    return Problem(init, loss, accuracy)
 
 
 def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -62,11 +65,15 @@ def _table(name: str, standardised: bool) -> tuple[jax.Array, jax.Array]:
 def tabular_net(
     name: str, hidden: Sequence[int], activation: Activation, standardised: bool
 ) -> Problem:
-    """A net that tells the classes of a table apart."""
-    x, y = _table(name, standardised)
+    """A net that tells the classes of a table apart; tested on a fifth of the rows."""
+    table = _table(name, standardised)
+    x, x_test, y, y_test = train_test_split(*table, test_size=0.2, random_state=0)
     sizes = (x.shape[1], *hidden, int(y.max()) + 1)
+    logits = partial(_mlp, activation=activation)
     return _problem(
-        partial(_init_mlp, sizes), lambda p: _cross_entropy(_mlp(p, x, activation), y)
+        partial(_init_mlp, sizes),
+        lambda p: _cross_entropy(logits(p, x), y),
+        lambda p: jnp.mean(jnp.argmax(logits(p, x_test), axis=-1) == y_test),
     )
 
 
@@ -457,13 +464,13 @@ DEVELOPMENT: Mapping[str, Callable[[], Problem]] = {
     "diabetes-net": partial(tabular_regression, (32, 32), jnp.tanh),
     "logistic-cancer": partial(logistic_regression, "breast_cancer", 1e-3),
     "autoencoder-8": partial(autoencoder, 8, jnp.tanh),
-    "convolutions": partial(convolution_net, 8, 500),
+    "convolutions": partial(convolution_net, 4, 250),
     "pinn-poisson": poisson,
     "pinn-burgers": burgers,
     "ode-predator-prey": partial(
         ode_fit, _predator_prey, (1.0, 0.5, 0.3, 0.8), (2.0, 1.0), 10.0
     ),
-    "gp-diabetes-4": partial(gaussian_process, 100, 4),
+    "gp-diabetes-4": partial(gaussian_process, 40, 4),
     "factors-full": partial(matrix_factorisation, 40, 30, 4, 1.0),
     "peaks-3": partial(peaks_fit, 3),
     "axes-1e4": partial(quadratic, 1e4, False),
@@ -479,13 +486,13 @@ TEST: Mapping[str, Callable[[], Problem]] = {
     "wine-deep": partial(tabular_net, "wine", (32, 64, 32), jax.nn.sigmoid, True),
     "logistic-digits": partial(logistic_regression, "digits", 1e-2),
     "autoencoder-16": partial(autoencoder, 16, jax.nn.gelu),
-    "attention": partial(attention_net, 16, 400),
+    "attention": partial(attention_net, 16, 200),
     "pinn-helmholtz": helmholtz,
     "pinn-wave": wave,
     "ode-pendulum": partial(
         ode_fit, _damped_pendulum, (2.0, 0.3, 1.0), (0.5, 0.0), 15.0
     ),
-    "gp-diabetes-10": partial(gaussian_process, 120, 10),
+    "gp-diabetes-10": partial(gaussian_process, 50, 10),
     "factors-half": partial(matrix_factorisation, 60, 40, 5, 0.5),
     "decays": decays_fit,
     "axes-1e2": partial(quadratic, 1e2, False),

@@ -24,7 +24,7 @@ from dsa_optax._state import LEAST_LOG2_LR, AdaptState, filled_like, rates_dtype
 Granularity: TypeAlias = Literal["parameter", "tensor", "global"]
 
 _LEAST_RMS = 0.05
-"""A tensor may move as if its root mean square were this at least: biases begin at 0."""
+"""The root mean square that a tensor moves as if it had at least: biases begin at 0."""
 
 
 class _Rates(NamedTuple):
@@ -51,23 +51,23 @@ def _as_it_is(tree: Any) -> Any:
     return tree
 
 
-def _sums(tree: Any) -> Any:
-    return jax.tree.map(jnp.sum, tree)
+def _least_of_all(tree: Any) -> jax.Array:
+    return jax.tree.reduce(lambda x, y: jnp.minimum(x, y), tree, jnp.asarray(jnp.inf))
 
 
 _RATES: dict[str, _Rates] = {
     "parameter": _Rates(filled_like, _as_it_is, jnp.abs, _as_it_is),
     "tensor": _Rates(
         lambda params, value: jax.tree.map(lambda _: jnp.array(value), params),
-        _sums,
+        partial(jax.tree.map, jnp.sum),
         _rms,
         _as_it_is,
     ),
     "global": _Rates(
         lambda params, value: jnp.array(value),
-        lambda tree: jnp.asarray(jax.tree.reduce(jnp.add, _sums(tree), 0.0)),
+        lambda tree: jnp.asarray(optax.tree.sum(tree)),
         _rms,
-        partial(jax.tree.reduce, jnp.minimum, initializer=jnp.inf),
+        _least_of_all,
     ),
 }
 
@@ -103,7 +103,7 @@ def adapt(
     far the minimum is: were the loss a parabola along :math:`d_{t-1}`, a step
     :math:`1 / (1 - r)` times as long would have ended there.
 
-    For full-batch training, and with one rate a tensor or for all also for mini-batches.
+    For full-batch training; with one rate a tensor, or for all, also for mini-batches.
 
     Args:
       inner: any optimizer, at a learning rate of 1: `optax.contrib.muon(1.0)`,
@@ -142,7 +142,7 @@ def adapt(
       >>> tx = dsa_optax.adapt(optax.sgd(1.0), "global")  # gradient descent, untuned
       >>> w = jnp.zeros(2)
       >>> state = tx.init(w)
-      >>> for _ in range(60):
+      >>> for _ in range(100):
       ...     updates, state = tx.update(jax.grad(loss)(w), state, w)
       ...     w = optax.apply_updates(w, updates)
       >>> bool(loss(w) < 1e-3)
@@ -212,7 +212,7 @@ def adapt(
         finite = jax.tree.map(jnp.isfinite, updates)
         clean = jax.tree.map(_finite_or_zero, updates)
         grads = working_precision(clean, state.log2_lr)
-        norm = jnp.asarray(optax.tree.norm(grads, ord="inf"), dtype)
+        norm = optax.tree.norm(optax.tree.cast(grads, dtype), ord="inf")
         steepest = jnp.maximum(state.steepest, norm)
         audible = norm > jnp.finfo(dtype).eps * steepest
 

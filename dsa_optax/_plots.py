@@ -1,7 +1,8 @@
-"""A figure of what the learning rates did over training."""
+"""Figures of what the learning rates, and the directions, did over training."""
 
 import math
 from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -23,6 +24,13 @@ _MEANS = 50
 
 # Okabe and Ito's palette, which the colour-blind can tell apart.
 _RATES, _GREW, _SHRANK, _BOUND = "#0072B2", "#009E73", "#D55E00", "#000000"
+
+_PARTS: tuple[dict[str, Any], ...] = (
+    {"color": _SHRANK, "linewidth": 1.6},
+    {"color": _RATES, "linewidth": 1.6},
+    {"color": _GREW, "linewidth": 1.6},
+    {"color": _BOUND, "linewidth": 1.6, "linestyle": "--"},
+)
 
 _HOW = (
     "collect `dsa_optax.summary(new_state, state)` at every step, as the output of "
@@ -87,23 +95,6 @@ def plot_learning_rates(
       >>> [axes.get_title() for axes in figure.axes if axes.get_title()]
       ['w']
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "plot_learning_rates draws with matplotlib, which is not installed: "
-            "pip install 'dsa-optax[plots]'"
-        ) from error
-
-    class RatesFigure(Figure):
-        # Without it a notebook shows figures only once pyplot has made one.
-        def _repr_png_(self) -> bytes:
-            from io import BytesIO
-
-            file = BytesIO()
-            self.savefig(file, format="png")
-            return file.getvalue()
-
     chosen = _choose(_by_name(history), leaves)
     length = len(next(iter(chosen.values())).grew)
     times = np.arange(1, length + 1) if steps is None else np.asarray(steps)
@@ -114,9 +105,7 @@ def plot_learning_rates(
         )
     rows = math.ceil(len(chosen) / _COLUMNS)
     columns = math.ceil(len(chosen) / rows)
-    figure = RatesFigure(
-        figsize=(max(3.2 * columns, 5.6) + 0.6, 3.1 * rows + 0.9), layout="constrained"
-    )
+    figure = _figure(max(3.2 * columns, 5.6) + 0.6, 3.1 * rows + 0.9)
     grid = figure.add_gridspec(2 * rows, columns, height_ratios=(2.6, 1) * rows)
     window = max(length // _MEANS, 1)
     top: Axes | None = None
@@ -150,6 +139,91 @@ def plot_learning_rates(
     if title is not None:
         figure.suptitle(title)
     return figure
+
+
+def plot_step_lengths(
+    lengths: np.ndarray | jax.Array,
+    labels: Sequence[str] | None = None,
+    *,
+    title: str | None = None,
+) -> "Figure":
+    """Draws which direction of a `blend` carried the step, over the course of training.
+
+    It needs matplotlib: `pip install 'dsa-optax[plots]'`.
+
+    Args:
+      lengths: `BlendState.lengths` at every step, stacked: shape (steps, parts), the
+        Euclidean norm of each part's update. An update of zero is not drawn.
+      labels: a name for each part; those of `auto_dsa` are "sign", "Muon" and, but for
+        the light form, "L-BFGS". None is "part 0", "part 1", ….
+      title: the title of the figure.
+
+    Returns:
+      A matplotlib `Figure`, as `plot_learning_rates` does.
+
+    Raises:
+      ImportError: if matplotlib is not installed.
+      ValueError: if `lengths` is not of two axes, or there are not as many `labels` as
+        parts.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, dsa_optax
+      >>> loss = lambda w: jnp.sum((w - 1) ** 2)
+      >>> w, tx = jnp.zeros(3), dsa_optax.auto_dsa()
+      >>> step = dsa_optax.make_train_step(loss, tx, donate=False)
+      >>> def body(carry, _):
+      ...     params, state, value = step(*carry)
+      ...     return (params, state), state.lengths
+      >>> _, lengths = jax.lax.scan(body, (w, tx.init(w)), length=30)
+      >>> figure = dsa_optax.plot_step_lengths(lengths, ["sign", "Muon", "L-BFGS"])
+      >>> [text.get_text() for text in figure.legends[0].get_texts()]
+      ['sign', 'Muon', 'L-BFGS']
+    """
+    lengths = np.asarray(jax.device_get(lengths), np.float64)
+    if lengths.ndim != 2:
+        raise ValueError(
+            f"`lengths` must be of shape (steps, parts), got {lengths.shape}: stack "
+            "`state.lengths` of every step, as jax.lax.scan does with its outputs."
+        )
+    labels = labels or [f"part {i}" for i in range(lengths.shape[1])]
+    if len(labels) != lengths.shape[1]:
+        raise ValueError(
+            f"`labels` must name the {lengths.shape[1]} parts, got {list(labels)}."
+        )
+    figure = _figure(6.2, 4.0)
+    axes = figure.add_subplot()
+    shown = np.where(lengths > 0, lengths, np.nan)
+    for label, line, look in zip(labels, shown.T, cycle(_PARTS), strict=False):
+        axes.plot(np.arange(1, len(line) + 1), line, label=label, **look)
+    axes.set_yscale("log")
+    axes.set(xlabel="update", ylabel="length of the step")
+    axes.grid(alpha=0.25)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    if title is not None:
+        figure.suptitle(title)
+    return figure
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """An empty figure of some inches that a notebook shows."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "dsa_optax draws with matplotlib, which is not installed: "
+            "pip install 'dsa-optax[plots]'"
+        ) from error
+
+    class ShownFigure(Figure):
+        # Without it a notebook shows figures only once pyplot has made one.
+        def _repr_png_(self) -> bytes:
+            from io import BytesIO
+
+            file = BytesIO()
+            self.savefig(file, format="png")
+            return file.getvalue()
+
+    return ShownFigure(figsize=(width, height), layout="constrained")
 
 
 def _by_name(history: Any) -> dict[str, _Rates]:

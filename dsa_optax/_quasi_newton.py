@@ -1,6 +1,5 @@
 """The direction of L-BFGS, for a step size that somebody else finds."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -65,7 +64,7 @@ def lbfgs_direction(memory_size: int) -> optax.GradientTransformation:
     def init(params: optax.Params) -> LBFGSState:
         # One dtype for all, and no scalar product in half precision.
         dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
-        dtype = functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
+        dtype = max([jnp.dtype(jnp.float32), *dtypes], key=lambda d: jnp.finfo(d).bits)
         zeros = optax.tree.zeros_like(params, dtype)
 
         def stack() -> Any:
@@ -135,7 +134,7 @@ def _remembered(
 def _direction(grads: optax.Updates, state: LBFGSState) -> optax.Updates:
     """−Hg, or zero where rounding spoils it."""
     memory_size = len(state.steps_by_turns)
-    by_age = (state.pairs + jnp.arange(memory_size)) % memory_size
+    by_age = (state.pairs + jnp.arange(memory_size, dtype=jnp.int32)) % memory_size
     diagonal = jnp.diag(state.steps_by_turns)[by_age]
     empty = diagonal == 0
     r = jnp.triu(state.steps_by_turns[by_age][:, by_age])

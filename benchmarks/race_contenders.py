@@ -1,0 +1,106 @@
+"""Who takes part in the race: each optimizer at its default and over a grid."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import dsa_optax
+from benchmarks import torch_optim
+
+Evaluations = Callable[[Any], jax.Array]
+"""From the state after an update to the gradients that the update evaluated."""
+
+
+class Contender(NamedTuple):
+    """An optimizer in the race.
+
+    Attributes:
+      label: for tables and figures.
+      make: from a setting to the optimizer; the setting may be traced.
+      settings: the default first, and then the others of its grid.
+      tuned: what the setting is.
+      evaluations: gradients that an update evaluated, from the state after it.
+      least: gradients that an update evaluates at the least.
+      at_first: gradients evaluated before the first update; above 0 for a line search,
+        whose state then hands on the value and the gradient that it ended with.
+      ours: whether it is this package's own, and so sets no target.
+    """
+
+    label: str
+    make: Callable[[Any], optax.GradientTransformation]
+    settings: Sequence[float] = (0.0,)
+    tuned: str = "nothing"
+    evaluations: Evaluations = lambda state: jnp.asarray(1)
+    least: int = 1
+    at_first: int = 0
+    ours: bool = False
+
+
+def _line_search_evaluations(state: Any) -> jax.Array:
+    """Every trial of the line search evaluates a gradient; the last one is kept."""
+    return optax.tree.get(state, "num_linesearch_steps")
+
+
+def _lbfgs(curv_rtol: Any) -> optax.GradientTransformationExtraArgs:
+    """Optax's, with the tolerance of its line search as the setting."""
+    search = optax.scale_by_zoom_linesearch(
+        max_linesearch_steps=20, initial_guess_strategy="one", curv_rtol=curv_rtol
+    )
+    return optax.lbfgs(linesearch=search)
+
+
+def _rate(label: str, make: Callable[[Any], Any], *settings: float) -> Contender:
+    return Contender(label, make, settings, "learning rate")
+
+
+RIVALS: Mapping[str, Contender] = {
+    "momentum": _rate(
+        "SGD, momentum", partial(optax.sgd, momentum=0.9), 0.01, 1e-3, 0.1, 0.3, 1.0
+    ),
+    "adam": _rate("Adam", optax.adam, 1e-3, 3e-3, 0.01, 0.03, 0.1),
+    "adamax": _rate("Adamax", optax.adamax, 2e-3, 5e-3, 0.02, 0.05, 0.2),
+    "adagrad": _rate("Adagrad", torch_optim.adagrad, 0.01, 0.03, 0.1, 0.3, 1.0),
+    "rmsprop": _rate(
+        "RMSprop",
+        partial(optax.rmsprop, decay=0.99, eps_in_sqrt=False),
+        *(0.01, 1e-3, 3e-3, 0.03, 0.1),
+    ),
+    "lion": _rate("Lion", optax.lion, 1e-4, 3e-4, 1e-3, 3e-3, 0.01),
+    "muon": _rate("Muon", optax.contrib.muon, 0.02, 3e-3, 0.01, 0.05, 0.1),
+    "prodigy": _rate("Prodigy", optax.contrib.prodigy, 1.0, 0.1, 0.3, 3.0, 10.0),
+    "dog": _rate("DoG", optax.contrib.dog, 1.0, 0.1, 0.3, 3.0, 10.0),
+    "rprop": _rate("Rprop", torch_optim.rprop, 0.01, 1e-4, 1e-3, 0.1, 1.0),
+    "irprop-minus": _rate(
+        "iRprop⁻", torch_optim.irprop_minus, 0.01, 1e-4, 1e-3, 0.1, 1.0
+    ),
+    "lbfgs": Contender(
+        "L-BFGS",
+        _lbfgs,
+        (0.9, 0.1, 0.3, 0.7, 0.97),
+        "curvature tolerance",
+        _line_search_evaluations,
+        at_first=1,
+    ),
+    "dsa": Contender(
+        "DSA",
+        dsa_optax.dsa,
+        (-12.0, -16.0, -9.0, -6.0, -3.0),
+        "η₀",
+        lambda state: jnp.asarray(2),
+        least=2,
+    ),
+}
+
+OURS: Mapping[str, Contender] = {
+    "auto-dsa": Contender("auto_dsa", lambda _: dsa_optax.auto_dsa(), ours=True),
+    "auto-dsa-light": Contender(
+        "auto_dsa, light", lambda _: dsa_optax.auto_dsa(0), ours=True
+    ),
+}
+"""This package's own, with nothing to set; the first is the main one."""
+
+CONTENDERS: Mapping[str, Contender] = {**RIVALS, **OURS}
