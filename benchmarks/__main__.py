@@ -235,7 +235,7 @@ def run_minibatch_race(
     data_dir: str | None,
 ) -> None:
     """The race's mini-batch division: test accuracy at equal epochs."""
-    records = Records(output / "minibatch_race.csv")
+    records = Records(output / minibatch_page.RECORDS)
     chosen = {name: minibatch_race.CONTENDERS[name] for name in optimizers}
     loaded = [minibatch_race.TASKS[name](data_dir) for name in tasks]
     runs = minibatch_race.run(records, loaded, chosen, seeds=seeds)
@@ -243,7 +243,7 @@ def run_minibatch_race(
     progress_over("Mini-batch race", runs, total)
     for title, table in minibatch_page.tables(records.frame):
         console.print(tables.on_screen(table, title))
-    minibatch_page.figure(records.frame, output / minibatch_page.FIGURE)
+    minibatch_page.write(output)
 
 
 def run_costs(output: Path) -> None:
@@ -498,8 +498,8 @@ def parser() -> argparse.ArgumentParser:
     )
     command(
         "page",
-        "Writes the page of claims again from the records of a full run, and that of "
-        "the race where there are its records.",
+        "Writes the page of claims again from the records of a full run, and those of "
+        "the races where there are their records.",
     )
     return main
 
@@ -575,8 +575,9 @@ def run(options: argparse.Namespace) -> None:
             page.write(output)
         case "page":
             page.write(output)
-            if (output / race_page.RECORDS).exists():
-                race_page.write(output)
+            for other in (race_page, minibatch_page):
+                if (output / other.RECORDS).exists():
+                    other.write(output)
     console.print(f"Records and figures: {output}/", soft_wrap=True)
 
 

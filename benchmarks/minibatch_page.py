@@ -1,4 +1,4 @@
-"""What the page of the race says of the mini-batch division, and its figure."""
+"""The page of the race's mini-batch division, and its figure."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -10,10 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.figures import DSA_COLOR, OTHER_COLORS, save
+from benchmarks.files import replacing
 from benchmarks.minibatch_race import CONTENDERS, RIVALS
 from benchmarks.race_contenders import Contender
 from benchmarks.tables import in_markdown, spread
 
+RECORDS = "minibatch_race.csv"
 FIGURE = "minibatch_race.png"
 
 # Okabe and Ito's palette, without what `figures` keeps for DSA.
@@ -25,12 +27,20 @@ Setting = tuple[str, float]
 """A contender's name and its setting."""
 
 
+def write(output: Path) -> None:
+    """Writes minibatch_race.md and its figure from the records in `output`."""
+    records = pd.read_csv(output / RECORDS)
+    figure(records, output / FIGURE)
+    with replacing(output / "minibatch_race.md") as file:
+        file.write_text("\n\n".join(sections(records)) + "\n", encoding="utf-8")
+
+
 def sections(records: pd.DataFrame) -> Iterator[str]:
     """The division in Markdown, from its records."""
-    yield "## Mini-batches"
+    yield "# The race on mini-batches"
     yield _introduction(records)
     for title, frame in tables(records):
-        yield f"### {title}"
+        yield f"## {title}"
         yield in_markdown(frame)
     yield f"![Test accuracy by epoch]({FIGURE})"
 
@@ -42,16 +52,16 @@ def _introduction(records: pd.DataFrame) -> str:
     )
     sizes = "; ".join(
         f"{_title(task)} {runs['train_examples'].iloc[0]:,} and "
-        f"{runs['test_examples'].iloc[0]:,}"
+        f"{runs['test_examples'].iloc[0]:,} ({runs['seed'].nunique()} seeds)"
         for task, runs in _by_task(records)
     )
-    epochs, seeds = records["epoch"].max(), records["seed"].nunique()
+    epochs = records["epoch"].max()
     return f"""\
 By `python -m benchmarks minibatch-race --output benchmarks/results`
 ({", ".join(records["device"].unique())}), {epochs} epochs, constant rates. It is a
 reduced run: training and test examples are {sizes}. Accuracy is per cent on the test
-examples after the last epoch, mean ± standard deviation over the seeds ({seeds}); of
-the attention net it is that of the next character.
+examples after the last epoch, mean ± standard deviation over the seeds; of the
+attention net it is that of the next character.
 
 "Best" is the setting with the best mean test accuracy at the end, chosen for each cell
 on the very test examples: the rivals are flattered. The grids, with the default first:
@@ -103,8 +113,8 @@ def figure(records: pd.DataFrame, path: Path) -> None:
     for axes in panels[-1]:
         axes.set_xlabel("epochs")
     sheet.suptitle(
-        f"Mini-batches, seeds: {records['seed'].nunique()}; each at its best setting, "
-        "dotted at its default"
+        "Mini-batches, mean over the seeds; each at its best setting, dotted at its "
+        "default"
     )
     handles, labels = panels[0][0].get_legend_handles_labels()
     sheet.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)

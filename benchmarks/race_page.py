@@ -153,6 +153,36 @@ def screen_tables(
             yield f"Gradient evaluations to the target, {division}", table
 
 
+def glance(records: pd.DataFrame) -> str:
+    """The README's table: areas on the test half, and in parentheses on the other.
+
+    Rivals that are below 0.1 everywhere are left out.
+    """
+    columns = {}
+    for axis, division in product(AXES, DIVISIONS):
+        title = f"{division}, {'time' if axis == 'milliseconds' else axis}"
+        columns[title] = pd.DataFrame(
+            {
+                half: race_scores.standings(
+                    race_scores.times(rows, division, axis),
+                    race_scores.our_names(records),
+                )["area"]
+                for half, rows in records.groupby("half")
+            }
+        )
+    table = pd.DataFrame(
+        {
+            title: areas["test"].map("{:.2f}".format)
+            + areas["development"].map(" ({:.2f})".format)
+            for title, areas in columns.items()
+        }
+    )
+    sizes = pd.concat(columns, axis=1)
+    order = sizes.sum(axis=1).sort_values(ascending=False, kind="stable").index
+    shown = [name for name in order if sizes.loc[name].max() >= 0.1]
+    return _bold(_named(table.loc[shown]), records)
+
+
 def blow_ups_table(records: pd.DataFrame) -> pd.DataFrame:
     """One row an optimizer: its runs that end far above their best, of all runs."""
     rows = records[records["default"]]
@@ -227,9 +257,12 @@ def _preface(records: pd.DataFrame, output: Path) -> str:
     sizes = records.groupby("half")["problem"].nunique()
     counts = ", ".join(f"{sizes[half]} in the {half} half" for half in _halves(records))
     return f"""\
-Written by `{command(records, output)}`. The records: [{RECORDS}]({RECORDS}), wall times
-from [{COSTS}]({COSTS}). Problems: {counts}; seeds of the initialisation:
-{records["seed"].nunique()}; optimizers: {records["optimizer"].nunique()}."""
+Written by `{command(records, output)}`.
+The records: [{RECORDS}]({RECORDS}), wall times from [{COSTS}]({COSTS}). Problems:
+{counts}; seeds of the initialisation: {records["seed"].nunique()}; optimizers:
+{records["optimizer"].nunique()}. Mini-batches have [a page of their
+own](minibatch_race.md), and so has [what was tried](../tried.md) on the development half.
+"""
 
 
 def command(records: pd.DataFrame, output: Path) -> str:
@@ -259,7 +292,7 @@ def _rules(records: pd.DataFrame) -> str:
   trial of L-BFGS's line search. **Wall time** is that count times the time of one
   evaluation with its share of the update: the fastest of {race_runs.REPEATS} trainings
   at the default setting, {race_runs.TIMED_UPDATES} updates in one call, compilation
-  apart. L-BFGS takes over the gradient that its line search ended with.
+  apart, on two CPU cores. L-BFGS takes over the gradient that its line search ended with.
 - **Area**: on what share of the problems is an optimizer at most τ times slower than
   the fastest, on the mean over τ from 1 to {SLOWEST:g}? 1 is first everywhere. Each of
   the package's own is scored in a field of all rivals and itself.

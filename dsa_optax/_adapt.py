@@ -44,7 +44,9 @@ class _Rates(NamedTuple):
 
 
 def _rms(x: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.sum(jnp.square(x)) / max(x.size, 1))
+    square = jnp.sum(jnp.square(x)) / max(x.size, 1)
+    # The root of zero has no derivative, for those who differentiate an update.
+    return jnp.sqrt(jnp.maximum(square, jnp.finfo(x.dtype).tiny))
 
 
 def _as_it_is(tree: Any) -> Any:
@@ -65,7 +67,7 @@ _RATES: dict[str, _Rates] = {
     ),
     "global": _Rates(
         lambda params, value: jnp.array(value),
-        lambda tree: jnp.asarray(optax.tree.sum(tree)),
+        lambda tree: jnp.asarray(optax.tree.sum(tree) + 0.0),  # of no leaf, too
         _rms,
         _least_of_all,
     ),
@@ -170,6 +172,8 @@ def adapt(
     _checks.ordered("init_log2_lr", init_log2_lr, "max_log2_lr", max_log2_lr)
     inner = optax.with_extra_args_support(inner)
     rates, dtype = _RATES[granularity], rates_dtype(state_dtype)
+    # Rates in half precision must not make the rounding of gradients as coarse.
+    precise = max([dtype, jnp.dtype(jnp.float32)], key=lambda d: jnp.finfo(d).bits)
 
     def init(params: optax.Params) -> AdaptState:
         _checks.real_floating("params", params)
@@ -179,7 +183,7 @@ def adapt(
             log2_lr=log2_lr,
             searching=jax.tree.map(lambda rate: rate == rate, log2_lr),
             compass=working_precision(jax.tree.map(jnp.zeros_like, params), log2_lr),
-            steepest=jnp.zeros([], dtype),
+            steepest=jnp.zeros([], precise),
             inner=inner.init(params),
             start=jnp.array(init_log2_lr, dtype),
             ceiling=jnp.array(max_log2_lr, dtype),
@@ -192,12 +196,13 @@ def adapt(
     def longest(direction: jax.Array, param: jax.Array) -> jax.Array:
         share = jnp.asarray(max_relative_step, param.dtype)
         room = share * jnp.maximum(_rms(param), _LEAST_RMS)
-        return room / jnp.maximum(rates.length(direction), jnp.finfo(room.dtype).tiny)
+        length = jnp.maximum(rates.length(direction), jnp.finfo(room.dtype).tiny)
+        return jnp.log2(room) - jnp.log2(length)
 
     def bounded(rate: jax.Array, most: jax.Array) -> jax.Array:
         # A length that is no number bounds nothing, and none takes a rate to −∞.
-        most = jnp.log2(most).astype(rate.dtype)
-        ceiling = jnp.fmin(most, jnp.asarray(max_log2_lr, rate.dtype))
+        highest = jnp.asarray(max_log2_lr, rate.dtype)
+        ceiling = jnp.fmin(jnp.asarray(most, rate.dtype), highest)
         return jnp.maximum(jnp.minimum(rate, ceiling), LEAST_LOG2_LR)
 
     def update(
@@ -212,9 +217,9 @@ def adapt(
         finite = jax.tree.map(jnp.isfinite, updates)
         clean = jax.tree.map(_finite_or_zero, updates)
         grads = working_precision(clean, state.log2_lr)
-        norm = optax.tree.norm(optax.tree.cast(grads, dtype), ord="inf")
+        norm = optax.tree.norm(optax.tree.cast(grads, precise), ord="inf")
         steepest = jnp.maximum(state.steepest, norm)
-        audible = norm > jnp.finfo(dtype).eps * steepest
+        audible = norm > jnp.finfo(precise).eps * steepest
 
         ratios = rates.total(jax.tree.map(_along, grads, state.compass, finite))
         too_far = jax.tree.map(lambda ratio: ~(ratio >= 0), ratios)

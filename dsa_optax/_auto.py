@@ -13,7 +13,7 @@ from dsa_optax._quasi_newton import lbfgs_direction
 
 
 def auto_dsa(
-    memory_size: int = 10, *, state_dtype: Any | None = None
+    memory_size: int = 30, *, state_dtype: Any | None = None
 ) -> optax.GradientTransformationExtraArgs:
     r"""Three directions, each with rates that adapt themselves: nothing to tune.
 
@@ -33,8 +33,9 @@ def auto_dsa(
     themselves use the second direction alone, `adapt(optax.contrib.muon(1.0))`.
 
     Args:
-      memory_size: pairs that L-BFGS remembers, each of two floats a parameter. 0 leaves
-        the third direction out: the light form, for models whose memory is scarce.
+      memory_size: pairs that L-BFGS remembers, each of two floats a parameter: the more,
+        the fewer steps a badly conditioned problem takes. 0 leaves the third direction
+        out: the light form, for models whose memory is scarce.
       state_dtype: dtype of the rates. None is float32, whatever the params' dtype.
 
     Returns:
@@ -63,7 +64,7 @@ def auto_dsa(
       Jordan, `Muon <https://kellerjordan.github.io/posts/muon/>`_, 2024; Byrd, Nocedal
       and Schnabel, 1994, for L-BFGS's.
     """
-    _checks.count("memory_size", memory_size, 10)
+    _checks.count("memory_size", memory_size, 30)
     parts = [
         adapt(_descend_by_sign(), "parameter", state_dtype=state_dtype),
         adapt(optax.contrib.muon(1.0), "tensor", state_dtype=state_dtype),

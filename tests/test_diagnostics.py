@@ -144,3 +144,44 @@ def test_summary_works_in_scan_and_on_empty_leaves():
     assert history["w"].quantiles.shape == (5, 5)
     np.testing.assert_array_equal(history["w"].grew, 1)
     assert np.isnan(history["empty"].quantiles).all()
+
+
+@pytest.mark.parametrize("granularity", ["parameter", "tensor", "global"])
+def test_rates_of_adapt_have_its_granularity(granularity):
+    tx = dsa_optax.adapt(optax.sgd(1.0), granularity, init_log2_lr=-9.0)
+    start, *_, last = after(tx, 3)
+    params = make_params()
+    shapes = {
+        "parameter": jax.tree.map(jnp.shape, params),
+        "tensor": {"w": (), "b": ()},
+        "global": (),
+    }[granularity]
+    rates = dsa_optax.learning_rates(last)
+    assert jax.tree.map(jnp.shape, rates) == shapes
+    chex.assert_trees_all_close(rates, jax.tree.map(jnp.exp2, last.log2_lr), rtol=1e-5)
+    for states, grew in (((start,), 0), ((last,), 1), ((last, last), 0)):
+        found = jax.tree.leaves(
+            dsa_optax.summary(*states),
+            is_leaf=lambda node: isinstance(node, dsa_optax.RateSummary),
+        )
+        assert max(float(leaf.grew) for leaf in found) == grew
+
+
+def test_summary_of_adapt_counts_what_sits_at_its_ceiling():
+    options = {"init_log2_lr": -9.0, "max_log2_lr": -8.5}
+    tx = dsa_optax.adapt(optax.sgd(1.0), "global", **options)
+    start, *_, last = after(tx, 4)
+    assert float(dsa_optax.summary(start).at_bound) == 0
+    assert float(dsa_optax.summary(last).at_bound) == 1
+
+
+def test_rates_of_a_blend_are_those_of_its_adapted_parts():
+    adapted = dsa_optax.adapt(optax.sgd(1.0), "global")
+    tx = dsa_optax.blend(adapted, optax.sgd(0.1), dsa_optax.dsa(-4.0))
+    state = after(tx, 1)[-1]
+    one, many = dsa_optax.learning_rates(state)
+    assert one.shape == ()
+    assert set(many) == {"w", "b"}
+    assert len(dsa_optax.summary(state, state)) == 2
+    with pytest.raises(ValueError, match=r"`state` .* holds 3"):
+        dsa_optax.learning_rates((state, adapted.init(make_params())))

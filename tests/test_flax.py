@@ -506,3 +506,36 @@ def test_nnx_below_partition(compiled):
     for _ in range(STEPS):
         step(model, optimizer)
     assert_close(nnx.state(model, nnx.Param), partitioned_trajectory())
+
+
+# ---------------------------------------------------------------- adapt
+
+
+def make_adapted():
+    return dsa_optax.adapt(optax.sgd(1.0, momentum=0.9), "tensor", init_log2_lr=-6.0)
+
+
+@pytest.mark.parametrize("kind", [train_state.TrainState, dsa_optax.linen.TrainState])
+def test_adapt_needs_no_helper_in_linen(kind):
+    """One gradient a step: Flax's own `TrainState` will do."""
+    tx = make_adapted()
+    state = linen_state(tx, kind=kind)
+    step = jax.jit(
+        lambda s: s.apply_gradients(grads=jax.grad(mlp_loss)(s.params, X, Y))
+    )
+    for _ in range(STEPS):
+        state = step(state)
+    assert_close(state.params, mlp_trajectory(tx))
+
+
+def test_adapt_needs_no_helper_in_nnx(compiled):
+    model = nnx_mlp()
+    optimizer = nnx.Optimizer(model, make_adapted(), wrt=nnx.Param)
+
+    def step(model, optimizer):
+        optimizer.update(model, nnx.grad(model_loss)(model, X, Y))
+
+    step = compiled(step)
+    for _ in range(STEPS):
+        step(model, optimizer)
+    assert_close(nnx.state(model, nnx.Param), mlp_trajectory(make_adapted()))

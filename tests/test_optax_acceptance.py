@@ -1,15 +1,17 @@
-"""Optax's own acceptance suite for contributed optimizers, run on `dsa`.
+"""Optax's own acceptance suite for contributed optimizers, run on ours.
 
 The cases are those of `optax.contrib._common_test`, which the wheel ships: the very
 test functions and parameters, 30,000 steps and tolerances as they are. Only the
 optimizer is ours. Of the suite's rows we take Sophia's, the one whose updates are given
-the objective (as `obj_fn`), and hand it on to DSA as its `value_fn`.
+the objective (as `obj_fn`), and hand it on to DSA as its `value_fn`. `auto_dsa` and
+`adapt` need none.
 """
 
 import functools
 import inspect
 import unittest
 
+import optax
 import pytest
 from optax.contrib import _common_test as suite
 
@@ -54,13 +56,31 @@ def dsa(*args, **kwargs):
     return tx._replace(update=update)
 
 
+def adapt(init_log2_lr: float = -10.0, increase: float = 0.3):
+    return dsa_optax.adapt(
+        optax.sgd(1.0), "tensor", init_log2_lr=init_log2_lr, increase=increase
+    )
+
+
+def auto_dsa(state_dtype=None):  # the suite makes a tracer of every integer
+    return dsa_optax.auto_dsa(5, state_dtype=state_dtype)
+
+
+FACTORIES = [
+    dsa,
+    pytest.param(adapt, marks=pytest.mark.slow),
+    pytest.param(auto_dsa, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("factory", FACTORIES, ids=["dsa", "adapt", "auto_dsa"])
 @pytest.mark.parametrize(("test", "arguments"), CASES)
-def test_of_optax(test, arguments, monkeypatch):
-    monkeypatch.setattr(suite, "_get_opt_factory", lambda opt_name: dsa)
+def test_of_optax(test, arguments, factory, monkeypatch):
+    monkeypatch.setattr(suite, "_get_opt_factory", lambda opt_name: factory)
     try:
         test(suite.ContribTest(), **ROW | arguments)
     except unittest.SkipTest as reason:
-        pytest.fail(f"Optax's suite skips dsa: {reason}")
+        pytest.fail(f"Optax's suite skips it: {reason}")
 
 
 def test_no_case_of_optax_is_missing():

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
+import optax
 import pytest
 
 import dsa_optax
@@ -245,3 +246,27 @@ def test_importing_the_package_leaves_matplotlib_alone():
     subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1]
     )
+
+
+@pytest.mark.parametrize(
+    ("tx", "names"),
+    [
+        (dsa_optax.adapt(optax.sgd(1.0), "parameter"), ["b", "w"]),
+        (dsa_optax.adapt(optax.sgd(1.0), "tensor"), ["b", "w"]),
+        (dsa_optax.adapt(optax.sgd(1.0), "global"), ["all parameters"]),
+        (
+            dsa_optax.blend(
+                dsa_optax.adapt(optax.sgd(1.0), "tensor"),
+                dsa_optax.adapt(optax.sgd(1.0), "global"),
+            ),
+            ["0/b", "0/w", "1"],
+        ),
+    ],
+    ids=["parameter", "tensor", "global", "blend"],
+)
+def test_rates_of_adapt_and_of_a_blend(tx, names):
+    params = {"w": jnp.zeros(6), "b": jnp.ones(())}
+    both = histories(tx, params, loss, steps=4)
+    for history in both:
+        assert list(panels(dsa_optax.plot_learning_rates(history))) == names
+    assert_same_drawing(*map(dsa_optax.plot_learning_rates, both))

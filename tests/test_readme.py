@@ -14,13 +14,13 @@ def test_python_blocks_run_and_train(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {}
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 7  # of the last two the definitions run, in test_flax all
+    assert len(blocks) == 8  # of the last two the definitions run, in test_flax all
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        for block in blocks[:2]:
+        for block in blocks[:3]:
             exec(block, namespace)
         data = namespace["x"], namespace["y"]
         assert namespace["loss"](namespace["params"], *data) < 1e-6
-        for block in blocks[2:]:
+        for block in blocks[3:]:
             exec(block, namespace)
     printed = capsys.readouterr().out
     assert "'w': Array(" in printed

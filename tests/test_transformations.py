@@ -28,6 +28,7 @@ FACTORIES = {
     "dsa": dsa_optax.dsa,
     "softened": partial(dsa_optax.dsa, eps=1e-3, weight_decay=0.1),
     "basic_dsa": partial(dsa_optax.basic_dsa, 0.01, 0.01),
+    "adapt": lambda: dsa_optax.adapt(optax.sgd(1.0, momentum=0.9), "parameter"),
 }
 
 
@@ -274,8 +275,9 @@ def on_8_devices_nothing_is_gathered(tx):
 def on_8_devices_an_update_alone_communicates_nothing(tx):
     mesh = make_mesh()
     params = sharded(mesh)
-    if not isinstance(tx.init(params)[1], dict):
-        return  # Eq. 3 sums up the products of all params
+    state = tx.init(params)
+    if not isinstance(state[1], dict) or isinstance(state, dsa_optax.AdaptState):
+        return  # the products of all params, or the lengths, are summed up
     grad_fn = lambda p: jax.tree.map(lambda leaf: leaf - 1, p)
     step = jax.jit(lambda p, s: update(tx, p, s, grad_fn))
     program = step.lower(params, tx.init(params)).compile().as_text()

@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks import data, page
+from benchmarks import data, minibatch_page, page, race_page
 from benchmarks.optimizers import OPTIMIZERS
+from benchmarks.race_contenders import CONTENDERS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -31,8 +32,30 @@ def test_the_page_follows_from_the_records(tmp_path):
     assert without_versions(written) == without_versions(committed)
 
 
-def test_the_readme_shows_the_measured_table(tabular):
-    assert page.glance(tabular) in (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("other", [race_page, minibatch_page])
+def test_the_pages_of_the_races_follow_from_their_records(other, tmp_path):
+    for file in RESULTS.glob("*.csv"):
+        (tmp_path / file.name).symlink_to(file)
+    # The curves are drawn from what is not committed; their figure stays.
+    (tmp_path / race_page.CURVES).touch()
+    other.write(tmp_path)
+    (written,) = tmp_path.glob("*.md")
+    committed = (RESULTS / written.name).read_text(encoding="utf-8")
+    text = written.read_text(encoding="utf-8")
+    assert text.replace(str(tmp_path), "benchmarks/results") == committed
+
+
+def test_the_readme_shows_the_measured_tables(tabular):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert page.glance(tabular) in readme
+    assert race_page.glance(pd.read_csv(RESULTS / race_page.RECORDS)) in readme
+
+
+def test_the_race_is_whole():
+    race = pd.read_csv(RESULTS / race_page.RECORDS)
+    assert set(race["problem"]) == set(race_page.PROBLEMS)
+    assert set(race["optimizer"]) == set(CONTENDERS)
+    assert (race.groupby(["problem", "optimizer"])["seed"].nunique() >= 3).all()
 
 
 def test_the_records_are_of_a_full_run(tabular):
@@ -44,7 +67,7 @@ def test_the_records_are_of_a_full_run(tabular):
     assert (seeds >= 10).all()
 
 
-def test_every_picture_of_the_page_is_there_and_none_else():
-    page_text = (RESULTS / "README.md").read_text(encoding="utf-8")
-    shown = set(re.findall(r"\]\((\w+\.png)\)", page_text))
+def test_every_picture_of_the_pages_is_there_and_none_else():
+    pages = [path.read_text(encoding="utf-8") for path in RESULTS.glob("*.md")]
+    shown = set(re.findall(r"\]\((\w+\.png)\)", "".join(pages)))
     assert shown == {file.name for file in RESULTS.glob("*.png")}

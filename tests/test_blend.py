@@ -1,0 +1,194 @@
+"""`blend` and `auto_dsa`: sums of updates, each part with its own state and rates."""
+
+import pickle
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import dsa_optax
+
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+
+
+def make_params():
+    random = np.random.default_rng(0)
+    return {
+        "w": jnp.asarray(random.normal(size=(4, 3)), jnp.float32),
+        "b": jnp.zeros(3, jnp.float32),
+    }
+
+
+def loss(params):
+    x = jnp.linspace(-1, 1, 24).reshape(6, 4)
+    return jnp.mean((jnp.tanh(x @ params["w"]) + params["b"] - 0.3) ** 2)
+
+
+def run(tx, steps=4, params=None):
+    params = make_params() if params is None else params
+    step = dsa_optax.make_train_step(loss, tx, donate=False)
+    state = tx.init(params)
+    for _ in range(steps):
+        params, state, _ = step(params, state)
+    return params, state
+
+
+PARTS = (
+    dsa_optax.adapt(optax.sgd(1.0), "global"),
+    dsa_optax.adapt(optax.sgd(1.0, momentum=0.9), "tensor"),
+    optax.sgd(0.01),
+)
+
+
+def test_a_blend_of_one_is_that_one():
+    alone, state = run(PARTS[1])
+    params, blended = run(dsa_optax.blend(PARTS[1]))
+    chex.assert_trees_all_close(params, alone, rtol=1e-6)
+    chex.assert_trees_all_close(blended.parts, (state,), rtol=1e-5, atol=1e-7)
+
+
+def test_the_order_of_the_parts_does_not_matter():
+    params, state = run(dsa_optax.blend(*PARTS))
+    other, reversed_state = run(dsa_optax.blend(*PARTS[::-1]))
+    chex.assert_trees_all_close(params, other, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(
+        state.lengths, reversed_state.lengths[::-1], rtol=1e-3, atol=1e-6
+    )
+
+
+def test_an_update_is_the_sum_and_the_lengths_are_those_of_its_parts():
+    params = make_params()
+    tx, grads = dsa_optax.blend(*PARTS), jax.grad(loss)(params)
+    updates, state = tx.update(grads, tx.init(params), params)
+    each = [part.update(grads, part.init(params), params)[0] for part in PARTS]
+    chex.assert_trees_all_close(
+        updates, jax.tree.map(lambda *u: sum(u), *each), rtol=1e-6
+    )
+    norms = [optax.tree.norm(u) for u in each]
+    np.testing.assert_allclose(state.lengths, norms, rtol=1e-6)
+    assert state.lengths.dtype == jnp.float32
+
+
+def test_parts_are_given_the_extra_arguments():
+    params, tx = make_params(), dsa_optax.blend(dsa_optax.dsa(-6.0), optax.sgd(0.1))
+    grads, state = jax.grad(loss)(params), tx.init(params)
+    tx.update(grads, state, params, value_fn=loss)
+    with pytest.raises(ValueError, match="`grad_fn` is missing"):
+        tx.update(grads, state, params)
+
+
+def test_no_parts_and_bad_memory_are_named():
+    with pytest.raises(ValueError, match="`transforms` are missing"):
+        dsa_optax.blend()
+    with pytest.raises(TypeError, match="`memory_size` must be an integer"):
+        dsa_optax.auto_dsa(2.5)
+    with pytest.raises(ValueError, match=r"`memory_size` must be .*at least 0"):
+        dsa_optax.auto_dsa(-1)
+    with pytest.raises(TypeError, match="`state_dtype`"):
+        dsa_optax.auto_dsa(state_dtype=jnp.int32)
+    params = make_params()
+    tx = dsa_optax.auto_dsa(2)
+    with pytest.raises(ValueError, match="`params` are missing"):
+        tx.update(params, tx.init(params))
+
+
+# auto_dsa. ----------------------------------------------------------------------------
+
+
+def test_the_light_form_leaves_the_memory_out():
+    params = make_params()
+    sizes = [
+        sum(leaf.size for leaf in jax.tree.leaves(dsa_optax.auto_dsa(m).init(params)))
+        for m in (0, 2, 3)
+    ]
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert sizes[2] - sizes[1] == 2 * count + 2 * (9 - 4)
+    assert len(dsa_optax.auto_dsa(0).init(params).parts) == 2
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_dtypes_and_shapes_are_the_same_after_every_update(dtype):
+    tx = dsa_optax.auto_dsa(2)
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), make_params())
+    state = jax.eval_shape(tx.init, params)
+    updates, after = jax.eval_shape(tx.update, params, state, params)
+    types = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
+    assert types(updates) == types(params)
+    assert types(after) == types(state)
+
+
+def test_one_compilation_donation_checkpoint_and_vmap():
+    tx, start, traces = dsa_optax.auto_dsa(2), make_params(), []
+
+    def counted(params):
+        traces.append(None)
+        return loss(params)
+
+    step = dsa_optax.make_train_step(counted, tx)
+    params, state = jax.tree.map(jnp.copy, start), tx.init(start)
+    for _ in range(5):
+        given = (params, state.parts[0].log2_lr, state.parts[2].inner.steps)
+        params, state, _ = step(params, state)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
+    assert len(traces) <= 2
+    assert loss(params) < loss(start)
+
+    serialization = pytest.importorskip("flax.serialization")
+    by_flax = serialization.from_bytes(tx.init(start), serialization.to_bytes(state))
+    for restored in (by_flax, pickle.loads(pickle.dumps(state))):
+        chex.assert_trees_all_equal_shapes_and_dtypes(restored, state)
+        chex.assert_trees_all_equal(restored, state)
+
+    members = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), start)
+
+    def twice(params):
+        state = tx.init(params)
+        for _ in range(2):
+            updates, state = tx.update(jax.grad(loss)(params), state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    together = jax.jit(jax.vmap(twice))(members)
+    alone = jax.jit(twice)(start)
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda leaf: leaf[0], together), alone, rtol=1e-3, atol=1e-5
+    )
+
+
+def test_inject_hyperparams_takes_the_memory_as_static():
+    make = optax.inject_hyperparams(dsa_optax.auto_dsa, static_args="memory_size")
+    tx, params = make(2), make_params()
+    updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+    chex.assert_tree_all_finite(updates)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_does_no_lasting_harm(bad):
+    tx, params = dsa_optax.auto_dsa(2), make_params()
+    state, step = tx.init(params), jax.jit(tx.update)
+    for i in range(8):
+        grads = jax.grad(loss)(params)
+        if i == 3:
+            grads = jax.tree.map(lambda g: jnp.full_like(g, bad), grads)
+        updates, state = step(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        if i == 3:
+            assert not any(jnp.any(u) for u in jax.tree.leaves(updates))
+    chex.assert_tree_all_finite((params, state))
+    assert loss(params) < loss(make_params())
+
+
+def test_rates_and_summaries_come_as_a_tuple():
+    tx = optax.chain(optax.clip(1e6), dsa_optax.auto_dsa(2))
+    params, state = run(tx, 3)
+    rates = dsa_optax.learning_rates(state)
+    shapes = [jax.tree.map(jnp.shape, part) for part in rates]
+    assert shapes == [jax.tree.map(jnp.shape, params), {"w": (), "b": ()}, ()]
+    three = dsa_optax.summary(state, tx.init(params))
+    assert len(three) == 3
+    assert set(three[0]) == {"w", "b"}
+    assert isinstance(three[2], dsa_optax.RateSummary)
+    assert len(dsa_optax.summary(state)) == 3
