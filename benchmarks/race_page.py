@@ -261,8 +261,8 @@ Written by `{command(records, output)}`.
 The records: [{RECORDS}]({RECORDS}), wall times from [{COSTS}]({COSTS}). Problems:
 {counts}; seeds of the initialisation: {records["seed"].nunique()}; optimizers:
 {records["optimizer"].nunique()}. Mini-batches have [a page of their
-own](minibatch_race.md), and so has [what was tried](../tried.md) on the development half.
-"""
+own](minibatch_race.md), and so has [what was tried](../tried.md) on the development
+half."""
 
 
 def command(records: pd.DataFrame, output: Path) -> str:
@@ -290,9 +290,10 @@ def _rules(records: pd.DataFrame) -> str:
   its settings on each problem, in hindsight; the package's own still at their default.
 - **Gradient evaluations** are counted as they are spent: two an update by DSA, every
   trial of L-BFGS's line search. **Wall time** is that count times the time of one
-  evaluation with its share of the update: the fastest of {race_runs.REPEATS} trainings
+  evaluation with its share of the update, on two CPU cores: the fastest of
+  {race_runs.REPEATS} trainings
   at the default setting, {race_runs.TIMED_UPDATES} updates in one call, compilation
-  apart, on two CPU cores. L-BFGS takes over the gradient that its line search ended with.
+  apart. L-BFGS takes over the gradient that its line search ended with.
 - **Area**: on what share of the problems is an optimizer at most τ times slower than
   the fastest, on the mean over τ from 1 to {SLOWEST:g}? 1 is first everywhere. Each of
   the package's own is scored in a field of all rivals and itself.

@@ -33,9 +33,9 @@ def auto_dsa(
     themselves use the second direction alone, `adapt(optax.contrib.muon(1.0))`.
 
     Args:
-      memory_size: pairs that L-BFGS remembers, each of two floats a parameter: the more,
-        the fewer steps a badly conditioned problem takes. 0 leaves the third direction
-        out: the light form, for models whose memory is scarce.
+      memory_size: pairs that L-BFGS remembers, each of two floats a parameter. The more
+        there are, the fewer steps a badly conditioned problem takes. 0 leaves the third
+        direction out: the light form, for models whose memory is scarce.
       state_dtype: dtype of the rates. None is float32, whatever the params' dtype.
 
     Returns:
