@@ -158,18 +158,13 @@ def glance(records: pd.DataFrame) -> str:
 
     Rivals that are below 0.1 everywhere are left out.
     """
-    columns = {}
-    for axis, division in product(AXES, DIVISIONS):
-        title = f"{division}, {'time' if axis == 'milliseconds' else axis}"
-        columns[title] = pd.DataFrame(
-            {
-                half: race_scores.standings(
-                    race_scores.times(rows, division, axis),
-                    race_scores.our_names(records),
-                )["area"]
-                for half, rows in records.groupby("half")
-            }
+    columns = {
+        f"{division}, {'time' if axis == 'milliseconds' else axis}": _areas_by_half(
+            records, division, axis
         )
+        for axis in AXES
+        for division in DIVISIONS
+    }
     table = pd.DataFrame(
         {
             title: areas["test"].map("{:.2f}".format)
@@ -181,6 +176,16 @@ def glance(records: pd.DataFrame) -> str:
     order = sizes.sum(axis=1).sort_values(ascending=False, kind="stable").index
     shown = [name for name in order if sizes.loc[name].max() >= 0.1]
     return _bold(_named(table.loc[shown]), records)
+
+
+def _areas_by_half(records: pd.DataFrame, division: str, axis: str) -> pd.DataFrame:
+    """A row an optimizer, a column a half."""
+    ours = race_scores.our_names(records)
+    areas = {}
+    for half, rows in records.groupby("half"):
+        times = race_scores.times(rows, division, axis)
+        areas[half] = race_scores.standings(times, ours)["area"]
+    return pd.DataFrame(areas)
 
 
 def blow_ups_table(records: pd.DataFrame) -> pd.DataFrame:

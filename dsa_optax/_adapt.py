@@ -129,8 +129,8 @@ def adapt(
       params for a rate a parameter, and one for the coarser ones.
 
       Where the gradient isn't finite the last step went too far: its rate falls by
-      `decrease`, and the entry counts as zero. Nothing moves while the norm of the
-      gradient is below the rounding of the largest one.
+      `decrease`, and the entry counts as zero. Nothing moves while no entry of the
+      gradient is above the rounding of the greatest one so far.
 
     Raises:
       ValueError: here for a hyper-parameter out of its range; in `update` for missing

@@ -62,7 +62,7 @@ class AdaptState(NamedTuple):
       compass: the last direction, divided by its slope: its scalar product with the
         next gradient is the ratio of the two slopes. Like the params, in the dtype of
         the rates or the gradients, whichever is wider.
-      steepest: the greatest norm of a gradient so far, a scalar.
+      steepest: the greatest absolute entry of a gradient so far, a scalar.
       inner: the state of the optimizer that gives the directions.
       start: the η that every rate began with, a scalar.
       ceiling: the greatest η allowed, a scalar.
