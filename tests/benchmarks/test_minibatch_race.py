@@ -206,8 +206,8 @@ def test_the_table_of_made_up_records():
 
 def test_the_page_has_a_table_a_batch_size_and_a_figure(records, tmp_path):
     page = "\n\n".join(minibatch_page.sections(records))
-    assert "### Batches of 32" in page
-    assert "### Batches of 128" in page
+    assert "## Batches of 32" in page
+    assert "## Batches of 128" in page
     assert f"MLP, MNIST {TRAINED:,} and 773" in page
     for row in ("Adam, default", "Adam, best", "Schedule-free AdamW, best"):
         assert page.count(f"| {row} ") == len(SIZES)
