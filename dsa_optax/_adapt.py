@@ -217,7 +217,7 @@ def adapt(
         finite = jax.tree.map(jnp.isfinite, updates)
         clean = jax.tree.map(_finite_or_zero, updates)
         grads = working_precision(clean, state.log2_lr)
-        norm = optax.tree.norm(optax.tree.cast(grads, precise), ord="inf")
+        norm = _greatest(optax.tree.cast(grads, precise), precise)
         steepest = jnp.maximum(state.steepest, norm)
         audible = norm > jnp.finfo(precise).eps * steepest
 
@@ -248,6 +248,13 @@ def adapt(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _greatest(tree: Any, dtype: jnp.dtype) -> jax.Array:
+    """The greatest absolute entry of a tree, 0 of one without entries."""
+    each = jax.tree.map(lambda x: jnp.max(jnp.abs(x), initial=0), tree)
+    none = jnp.zeros([], dtype)
+    return jax.tree.reduce(lambda x, y: jnp.maximum(x, y), each, none)
 
 
 def _finite_or_zero(x: jax.Array) -> jax.Array:
