@@ -221,7 +221,9 @@ def adapt(
         steepest = jnp.maximum(state.steepest, norm)
         audible = norm > jnp.finfo(precise).eps * steepest
 
-        ratios = rates.total(jax.tree.map(_along, grads, state.compass, finite))
+        # What the rates follow has no derivative of use, and none that is always finite.
+        along = jax.tree.map(_along, grads, state.compass, finite)
+        ratios = jax.lax.stop_gradient(rates.total(along))
         too_far = jax.tree.map(lambda ratio: ~(ratio >= 0), ratios)
         log2_lr = jax.tree.map(turned, state.log2_lr, state.searching, ratios)
 
@@ -231,7 +233,8 @@ def adapt(
         if granularity == "parameter":
             directions = map_below(_still_where, too_far, directions)
         reached = working_precision(params, log2_lr)
-        most = rates.least(jax.tree.map(longest, directions, reached))
+        lengths = jax.tree.map(longest, directions, reached)
+        most = jax.lax.stop_gradient(rates.least(lengths))
         log2_lr = jax.tree.map(bounded, log2_lr, most)
         heard = jax.tree.map(lambda ratio: audible | jnp.isneginf(ratio), ratios)
         log2_lr = jax.tree.map(jnp.where, heard, log2_lr, state.log2_lr)
@@ -242,7 +245,7 @@ def adapt(
             count=optax.safe_increment(state.count),
             log2_lr=log2_lr,
             searching=jax.tree.map(lambda s, far: s & ~far, state.searching, too_far),
-            compass=map_below(_over_slope, slopes, directions),
+            compass=jax.lax.stop_gradient(map_below(_over_slope, slopes, directions)),
             steepest=steepest,
             inner=inner_state,
         )
