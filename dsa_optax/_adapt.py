@@ -221,7 +221,7 @@ def adapt(
         steepest = jnp.maximum(state.steepest, norm)
         audible = norm > jnp.finfo(precise).eps * steepest
 
-        # What the rates follow has no derivative of use, and none that is always finite.
+        # What the rates follow has no derivative of use, nor always a finite one.
         along = jax.tree.map(_along, grads, state.compass, finite)
         ratios = jax.lax.stop_gradient(rates.total(along))
         too_far = jax.tree.map(lambda ratio: ~(ratio >= 0), ratios)
