@@ -24,7 +24,7 @@ from benchmarks.data import DataDir
 from benchmarks.image_data import to_inputs
 from benchmarks.image_models import dnn
 from benchmarks.race_contenders import OURS as FULL_BATCH
-from benchmarks.race_contenders import Contender
+from benchmarks.race_contenders import Contender, rate
 from benchmarks.records import Records
 
 EXPERIMENT = "minibatch-race"
@@ -87,18 +87,14 @@ class Task(NamedTuple):
 # Who takes part -----------------------------------------------------------------------
 
 
-def _rate(label: str, make: Callable[[Any], Any], *settings: float) -> Contender:
-    return Contender(label, make, settings, "learning rate")
-
-
 RIVALS: Mapping[str, Contender] = {
-    "adam": _rate("Adam", optax.adam, 1e-3, 3e-3, 0.01, 0.03),
-    "adamw": _rate(
+    "adam": rate("Adam", optax.adam, 1e-3, 3e-3, 0.01, 0.03),
+    "adamw": rate(
         "AdamW", partial(optax.adamw, weight_decay=0.01), 1e-3, 3e-3, 0.01, 0.03
     ),
-    "muon": _rate("Muon", optax.contrib.muon, 0.02, 5e-3, 0.01, 0.05),
-    "prodigy": _rate("Prodigy", optax.contrib.prodigy, 1.0, 0.3, 0.5, 2.0),
-    "schedule-free": _rate(
+    "muon": rate("Muon", optax.contrib.muon, 0.02, 5e-3, 0.01, 0.05),
+    "prodigy": rate("Prodigy", optax.contrib.prodigy, 1.0, 0.3, 0.5, 2.0),
+    "schedule-free": rate(
         "Schedule-free AdamW",
         optax.contrib.schedule_free_adamw,
         *(2.5e-3, 1e-3, 5e-3, 1e-2),

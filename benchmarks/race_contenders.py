@@ -53,28 +53,29 @@ def _lbfgs(curv_rtol: Any) -> optax.GradientTransformationExtraArgs:
     return optax.lbfgs(linesearch=search)
 
 
-def _rate(label: str, make: Callable[[Any], Any], *settings: float) -> Contender:
+def rate(label: str, make: Callable[[Any], Any], *settings: float) -> Contender:
+    """A contender whose setting is its learning rate."""
     return Contender(label, make, settings, "learning rate")
 
 
 RIVALS: Mapping[str, Contender] = {
-    "momentum": _rate(
+    "momentum": rate(
         "SGD, momentum", partial(optax.sgd, momentum=0.9), 0.01, 1e-3, 0.1, 0.3, 1.0
     ),
-    "adam": _rate("Adam", optax.adam, 1e-3, 3e-3, 0.01, 0.03, 0.1),
-    "adamax": _rate("Adamax", optax.adamax, 2e-3, 5e-3, 0.02, 0.05, 0.2),
-    "adagrad": _rate("Adagrad", torch_optim.adagrad, 0.01, 0.03, 0.1, 0.3, 1.0),
-    "rmsprop": _rate(
+    "adam": rate("Adam", optax.adam, 1e-3, 3e-3, 0.01, 0.03, 0.1),
+    "adamax": rate("Adamax", optax.adamax, 2e-3, 5e-3, 0.02, 0.05, 0.2),
+    "adagrad": rate("Adagrad", torch_optim.adagrad, 0.01, 0.03, 0.1, 0.3, 1.0),
+    "rmsprop": rate(
         "RMSprop",
         partial(optax.rmsprop, decay=0.99, eps_in_sqrt=False),
         *(0.01, 1e-3, 3e-3, 0.03, 0.1),
     ),
-    "lion": _rate("Lion", optax.lion, 1e-4, 3e-4, 1e-3, 3e-3, 0.01),
-    "muon": _rate("Muon", optax.contrib.muon, 0.02, 3e-3, 0.01, 0.05, 0.1),
-    "prodigy": _rate("Prodigy", optax.contrib.prodigy, 1.0, 0.1, 0.3, 3.0, 10.0),
-    "dog": _rate("DoG", optax.contrib.dog, 1.0, 0.1, 0.3, 3.0, 10.0),
-    "rprop": _rate("Rprop", torch_optim.rprop, 0.01, 1e-4, 1e-3, 0.1, 1.0),
-    "irprop-minus": _rate(
+    "lion": rate("Lion", optax.lion, 1e-4, 3e-4, 1e-3, 3e-3, 0.01),
+    "muon": rate("Muon", optax.contrib.muon, 0.02, 3e-3, 0.01, 0.05, 0.1),
+    "prodigy": rate("Prodigy", optax.contrib.prodigy, 1.0, 0.1, 0.3, 3.0, 10.0),
+    "dog": rate("DoG", optax.contrib.dog, 1.0, 0.1, 0.3, 3.0, 10.0),
+    "rprop": rate("Rprop", torch_optim.rprop, 0.01, 1e-4, 1e-3, 0.1, 1.0),
+    "irprop-minus": rate(
         "iRprop⁻", torch_optim.irprop_minus, 0.01, 1e-4, 1e-3, 0.1, 1.0
     ),
     "lbfgs": Contender(

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from dsa_optax import _checks, _rules
 from dsa_optax._skeleton import map_below, step, working_precision
-from dsa_optax._state import LEAST_LOG2_LR, AdaptState, filled_like, rates_dtype
+from dsa_optax._state import LEAST_LOG2_LR, AdaptState, filled_like, rates_dtype, widest
 
 Granularity: TypeAlias = Literal["parameter", "tensor", "global"]
 
@@ -173,7 +173,7 @@ def adapt(
     inner = optax.with_extra_args_support(inner)
     rates, dtype = _RATES[granularity], rates_dtype(state_dtype)
     # Rates in half precision must not make the rounding of gradients as coarse.
-    precise = max([dtype, jnp.dtype(jnp.float32)], key=lambda d: jnp.finfo(d).bits)
+    precise = widest(dtype, jnp.float32)
 
     def init(params: optax.Params) -> AdaptState:
         _checks.real_floating("params", params)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax.scipy.linalg import solve_triangular
 
+from dsa_optax._state import widest
+
 
 class LBFGSState(NamedTuple):
     """State of `lbfgs_direction`; m is the memory, and a slot is one of its pairs.
@@ -64,7 +66,7 @@ def lbfgs_direction(memory_size: int) -> optax.GradientTransformation:
     def init(params: optax.Params) -> LBFGSState:
         # One dtype for all, and no scalar product in half precision.
         dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
-        dtype = max([jnp.dtype(jnp.float32), *dtypes], key=lambda d: jnp.finfo(d).bits)
+        dtype = widest(jnp.float32, *dtypes)
         zeros = optax.tree.zeros_like(params, dtype)
 
         def stack() -> Any:

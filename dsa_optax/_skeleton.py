@@ -17,6 +17,7 @@ import optax
 from dsa_optax import _checks
 from dsa_optax._gradients import GradFn, ValueFn, has_masked, probe_grad_fn
 from dsa_optax._rules import Rule
+from dsa_optax._state import widest
 
 
 def look_ahead(
@@ -109,8 +110,7 @@ def working_precision(grads: optax.Updates, rates: optax.Params) -> optax.Update
 
     def leaf(rate: jax.Array, grad: jax.Array) -> jax.Array:
         grad = jnp.asarray(grad)
-        dtypes = (rate.dtype, grad.dtype)
-        return grad.astype(max(dtypes, key=lambda dtype: jnp.finfo(dtype).bits))
+        return grad.astype(widest(rate.dtype, grad.dtype))
 
     return map_below(leaf, rates, grads)
 

@@ -85,6 +85,11 @@ def filled_like(params: optax.Params, value: jax.Array) -> optax.Params:
     return jax.tree.map(lambda p: jnp.where(jnp.equal(p, p), value, value), params)
 
 
+def widest(*dtypes: Any) -> jnp.dtype:
+    """The floating dtype with the most bits; of two as wide, the first."""
+    return max(map(jnp.dtype, dtypes), key=lambda dtype: jnp.finfo(dtype).bits)
+
+
 def rates_dtype(state_dtype: Any | None) -> jnp.dtype:
     """The dtype of the rates; None is float32."""
     _checks.floating_dtype("state_dtype", state_dtype)
