@@ -1,5 +1,6 @@
 """The direction of L-BFGS, for a step size that somebody else finds."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ class LBFGSState(NamedTuple):
       pairs: number of pairs that were stored so far, an int32 scalar.
       params: the params of the last update.
       grads: the gradient there.
-      steps: s = θ − θ₋ of the last m pairs, each leaf with a leading axis of slots.
+      steps: s = θ − θ₋ of the last m pairs: each leaf a matrix, a slot to a row.
       turns: y = g − g₋ of the last m pairs, likewise.
       steps_by_turns: the scalar products ⟨sᵢ, yⱼ⟩, shape (m, m).
       turns_by_turns: the scalar products ⟨yᵢ, yⱼ⟩, shape (m, m).
@@ -69,8 +70,10 @@ def lbfgs_direction(memory_size: int) -> optax.GradientTransformation:
         dtype = widest(jnp.float32, *dtypes)
         zeros = optax.tree.zeros_like(params, dtype)
 
-        def stack() -> Any:
-            return jax.tree.map(lambda z: jnp.stack([z] * memory_size), zeros)
+        # Rows, not leaves with one more axis: a product with the memory is then one of
+        # matrix and vector, and XLA changes a row in place.
+        def rows() -> Any:
+            return jax.tree.map(lambda z: jnp.stack([z.ravel()] * memory_size), zeros)
 
         products = jnp.zeros((memory_size, memory_size), dtype)
         return LBFGSState(
@@ -78,8 +81,8 @@ def lbfgs_direction(memory_size: int) -> optax.GradientTransformation:
             pairs=jnp.zeros([], jnp.int32),
             params=zeros,
             grads=optax.tree.zeros_like(zeros),
-            steps=stack(),
-            turns=stack(),
+            steps=rows(),
+            turns=rows(),
             steps_by_turns=products,
             turns_by_turns=jnp.array(products),
         )
@@ -100,8 +103,8 @@ def _remembered(
     grads: optax.Updates, state: LBFGSState, params: optax.Params
 ) -> LBFGSState:
     """The state with the pair of the last step, if it is of use."""
-    step = optax.tree.sub(params, state.params)
-    turn = optax.tree.sub(grads, state.grads)
+    step = jax.tree.map(_row_between, params, state.params)
+    turn = jax.tree.map(_row_between, grads, state.grads)
     curvature = jnp.asarray(optax.tree.vdot(step, turn), state.steps_by_turns.dtype)
     clear = (
         jnp.finfo(curvature.dtype).eps * optax.tree.norm(step) * optax.tree.norm(turn)
@@ -109,8 +112,8 @@ def _remembered(
     useful = (state.count > 0) & (curvature > clear)
     slot = state.pairs % len(state.steps_by_turns)
 
-    def put(stack: jax.Array, row: jax.Array) -> jax.Array:
-        return stack.at[slot].set(jnp.where(useful, row, stack[slot]))
+    def put(rows: jax.Array, row: jax.Array) -> jax.Array:
+        return rows.at[slot].set(jnp.where(useful, row, rows[slot]))
 
     steps = jax.tree.map(put, state.steps, step)
     turns = jax.tree.map(put, state.turns, turn)
@@ -144,8 +147,9 @@ def _direction(grads: optax.Updates, state: LBFGSState) -> optax.Updates:
     r = r + jnp.diag(jnp.where(empty, 1, 0).astype(r.dtype))
     y_y = state.turns_by_turns[by_age][:, by_age]
     none = jnp.zeros_like(diagonal)
-    s_g = _products(state.steps, grads, none)[by_age]
-    y_g = _products(state.turns, grads, none)[by_age]
+    row = jax.tree.map(jnp.ravel, grads)
+    s_g = _products(state.steps, row, none)[by_age]
+    y_g = _products(state.turns, row, none)[by_age]
 
     norm = optax.tree.norm(grads)
     first = jnp.minimum(1, 1 / jnp.where(norm == 0, 1, norm))
@@ -159,9 +163,10 @@ def _direction(grads: optax.Updates, state: LBFGSState) -> optax.Updates:
     p, along_steps = p[by_slot], along_steps[by_slot]
 
     def leaf(grad: jax.Array, steps: jax.Array, turns: jax.Array) -> jax.Array:
-        from_turns = jnp.tensordot(p, turns, 1, precision="highest")
-        from_steps = jnp.tensordot(along_steps, steps, 1, precision="highest")
-        return -(gamma * (grad - from_turns) + from_steps)
+        from_turns = jnp.matmul(p, turns, precision="highest")
+        from_steps = jnp.matmul(along_steps, steps, precision="highest")
+        row = gamma * (grad.ravel() - from_turns) + from_steps
+        return -row.reshape(grad.shape)
 
     direction = jax.tree.map(leaf, grads, state.steps, state.turns)
     slope = optax.tree.vdot(grads, direction)
@@ -169,10 +174,11 @@ def _direction(grads: optax.Updates, state: LBFGSState) -> optax.Updates:
     return jax.tree.map(lambda d: jnp.where(sound, d, 0), direction)
 
 
-def _products(stack: Any, tree: Any, none: jax.Array) -> jax.Array:
-    """The scalar products of every slot of a stack with a tree, added to `none`."""
+def _row_between(x: jax.Array, before: jax.Array) -> jax.Array:
+    return jnp.ravel(x - before)
 
-    def leaf(slots: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.tensordot(slots, x, x.ndim, precision="highest")
 
-    return jax.tree.reduce(jnp.add, jax.tree.map(leaf, stack, tree), none)
+def _products(rows: Any, row: Any, none: jax.Array) -> jax.Array:
+    """The scalar products of every slot of a memory with a row, added to `none`."""
+    each = jax.tree.map(partial(jnp.matmul, precision="highest"), rows, row)
+    return jax.tree.reduce(jnp.add, each, none)

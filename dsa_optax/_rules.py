@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from dsa_optax._state import widest
+
 Adaptation: TypeAlias = Callable[
     [optax.Params, optax.Updates, optax.Updates], optax.Params
 ]
@@ -69,10 +71,28 @@ def linear_step_size(rate: jax.Array) -> jax.Array:
 
 def exponential_step_size(rate: jax.Array, scale: ArrayLike) -> jax.Array:
     """2^η, of Eqs. 5 and 6, times the `learning_rate` multiplier."""
-    # pow, not exp2: XLA lowers exp2 to exp(η ln 2), which on the CPU is wrong in the
-    # sixth digit, inexact at whole η and 0 at η = -126.
-    two = jnp.asarray(2, rate.dtype)
-    return jnp.asarray(scale, rate.dtype) * jnp.power(two, rate)
+    return jnp.asarray(scale, rate.dtype) * power_of_two(rate)
+
+
+def power_of_two(exponent: jax.Array) -> jax.Array:
+    """2^x to within two units in the last place, and exact at whole x.
+
+    Below the least normal number of the dtype it is 0. Half precision is worked out in
+    float32.
+    """
+    # XLA lowers exp2 to exp(x ln 2), which on the CPU is wrong in the sixth digit for
+    # large x, and its pow is right but costs eight times as much. So exp2 is left the
+    # fraction alone, and the whole part is the exponent of a floating-point number.
+    dtype = widest(exponent.dtype, jnp.float32)
+    info = jnp.finfo(dtype)
+    x = exponent.astype(dtype)
+    whole = jnp.round(x)
+    # The biased exponent: 0 stands for the number 0, the greatest one for infinity.
+    biased = jnp.clip(whole, info.minexp - 1, info.maxexp) - (info.minexp - 1)
+    integers = jnp.dtype(f"int{info.bits}")
+    bits = biased.astype(integers) << info.nmant
+    power = jax.lax.bitcast_convert_type(bits, dtype)
+    return (jnp.exp2(x - whole) * power).astype(exponent.dtype)
 
 
 # Adaptations --------------------------------------------------------------------
