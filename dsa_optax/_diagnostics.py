@@ -9,7 +9,13 @@ import optax
 
 from dsa_optax._blend import BlendState
 from dsa_optax._rules import exponential_step_size
-from dsa_optax._state import LEAST_LOG2_LR, AdaptState, DSAState, LinearDSAState
+from dsa_optax._state import (
+    LEAST_LOG2_LR,
+    AdaptState,
+    DSAState,
+    LinearDSAState,
+    log2_rates,
+)
 
 _State: TypeAlias = AdaptState | DSAState | LinearDSAState
 
@@ -72,7 +78,7 @@ def learning_rates(state: optax.OptState) -> optax.Params:
         return found.lr
     scale = found.lr_scale if isinstance(found, DSAState) else 1
     return jax.tree.map(
-        lambda log2_lr: exponential_step_size(log2_lr, scale), found.log2_lr
+        lambda log2_lr: exponential_step_size(log2_lr, scale), _rates(found)
     )
 
 
@@ -120,24 +126,31 @@ def summary(
     else:
         before = _rates(_find(previous, "previous"))
 
-    def at_bound(rate: jax.Array) -> jax.Array:
+    def at_bound(held: jax.Array) -> jax.Array:
         if isinstance(found, LinearDSAState):
-            return jnp.zeros_like(rate, bool)  # a linear rate has no bound
+            return jnp.zeros_like(held, bool)  # a linear rate has no bound
         floor = found.floor if isinstance(found, DSAState) else LEAST_LOG2_LR
-        return (rate == floor) | (rate == found.ceiling)
+        held = held.astype(found.ceiling.dtype)
+        return (held == floor) | (held == found.ceiling)
 
-    def leaf(rate: jax.Array, before: jax.Array, lr: jax.Array) -> RateSummary:
+    def leaf(
+        rate: jax.Array, before: jax.Array, lr: jax.Array, held: jax.Array
+    ) -> RateSummary:
         return RateSummary(
             quantiles=_quantiles(lr),
             grew=_share(rate > before),
             shrank=_share(rate < before),
-            at_bound=_share(at_bound(rate)),
+            at_bound=_share(at_bound(held)),
         )
 
-    return jax.tree.map(leaf, rates, before, learning_rates(found))
+    held = found.lr if isinstance(found, LinearDSAState) else found.log2_lr
+    return jax.tree.map(leaf, rates, before, learning_rates(found), held)
 
 
 def _rates(state: _State) -> optax.Params:
+    """η as a number of its own, whatever the state holds for it."""
+    if isinstance(state, DSAState):
+        return log2_rates(state)
     return state.lr if isinstance(state, LinearDSAState) else state.log2_lr
 
 

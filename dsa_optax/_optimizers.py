@@ -10,8 +10,15 @@ import optax
 from jax.typing import ArrayLike
 
 from dsa_optax import _checks, _rules
+from dsa_optax._range import Interval, Lattice, lattice
 from dsa_optax._skeleton import look_ahead
-from dsa_optax._state import DSAState, LinearDSAState, filled_like, rates_dtype
+from dsa_optax._state import (
+    DSAState,
+    LinearDSAState,
+    filled_like,
+    log2_rates,
+    rates_dtype,
+)
 
 
 def dsa(
@@ -71,7 +78,13 @@ def dsa(
       zero_product: what η does where the product of the two gradients is zero (dead
         units, unused rows of an embedding). "drift", Eq. 6 as written: η changes by
         (`increase` − `decrease`)/2, and so decays; "hold": η stays.
-      state_dtype: dtype of η. None is float32, whatever the params' dtype.
+      state_dtype: dtype of η. None is float32, whatever the params' dtype. `jnp.int8`
+        makes the state one byte a parameter, and exact: it holds how many units η is
+        away from `init_log2_lr`. `decrease`, `increase` and (with "drift") half their
+        difference must be whole multiples of the unit, so they can't be schedules, and
+        `eps` must be 0. By default the unit is 0.15 and η goes from η₀ − 19.2 to
+        η₀ + 19.05; with zero_product="hold" it is 0.3, and twice as far. At these ends
+        η stays, as at any bound. `jnp.int16` goes 256 times as far.
 
     Returns:
       A transformation whose `update` needs the params and `grad_fn` (or `value_fn`),
@@ -124,24 +137,37 @@ def dsa(
     _checks.ordered("min_log2_lr", min_log2_lr, "init_log2_lr", init_log2_lr)
     _checks.ordered("init_log2_lr", init_log2_lr, "max_log2_lr", max_log2_lr)
     _checks.one_of("zero_product", zero_product, ("drift", "hold"))
-    dtype = rates_dtype(state_dtype)
+    if state_dtype is not None and jnp.issubdtype(state_dtype, jnp.signedinteger):
+        _checks.zero("eps", eps, "with an integer `state_dtype`")
+        strides = {"decrease": decrease, "increase": increase}
+        drifts, counts = zero_product == "drift", jnp.dtype(state_dtype)
+        bounds = (init_log2_lr, min_log2_lr, max_log2_lr)
+        allowed: Interval | Lattice = lattice(*bounds, strides, drifts, counts)
+    else:
+        dtype = rates_dtype(state_dtype)
+        allowed = Interval(init_log2_lr, min_log2_lr, max_log2_lr, dtype)
 
     def state(count: jax.Array, log2_lr: optax.Params, lr_at: jax.Array) -> DSAState:
         # jnp.array copies: a train step that donates its state must not take the
         # caller's hyper-parameters with it.
+        floor, ceiling = map(jnp.array, allowed.bounds())
         return DSAState(
             count=count,
             log2_lr=log2_lr,
-            lr_scale=jnp.array(_at(learning_rate, lr_at), dtype),
-            start=jnp.array(init_log2_lr, dtype),
-            floor=jnp.array(min_log2_lr, dtype),
-            ceiling=jnp.array(max_log2_lr, dtype),
+            lr_scale=jnp.array(_at(learning_rate, lr_at), allowed.dtype),
+            start=jnp.array(init_log2_lr, allowed.dtype),
+            unit=jnp.array(allowed.unit, allowed.dtype),
+            floor=floor,
+            ceiling=ceiling,
         )
 
     def init(params: optax.Params) -> DSAState:
-        log2_lr = filled_like(params, jnp.asarray(init_log2_lr, dtype))
         count = jnp.zeros([], jnp.int32)
-        return state(count, log2_lr, count)
+        return state(count, filled_like(params, allowed.first()), count)
+
+    def next_state(old: DSAState, log2_lr: optax.Params) -> DSAState:
+        held = jax.tree.map(allowed.held, log2_lr)
+        return state(optax.safe_increment(old.count), held, old.count)
 
     def rule_at(count: jax.Array) -> _rules.Rule:
         def adapt(rate: jax.Array, probe_grad: jax.Array, grad: jax.Array) -> jax.Array:
@@ -152,8 +178,7 @@ def dsa(
                 increase=_at(increase, count),
                 hold_at_zero=zero_product == "hold",
             )
-            low, high = (jnp.asarray(b, rate.dtype) for b in (min_log2_lr, max_log2_lr))
-            return jnp.clip(adapted, low, high)
+            return allowed.nearest(adapted)
 
         def direction(grads: optax.Updates, params: optax.Params) -> optax.Updates:
             signs = jax.tree.map(lambda g: _rules.sign_direction(g, eps), grads)
@@ -170,11 +195,9 @@ def dsa(
 
     return look_ahead(
         init=init,
-        rates_of=lambda state: state.log2_lr,
+        rates_of=log2_rates,
         rule_at=rule_at,
-        next_state=lambda old, log2_lr: state(
-            optax.safe_increment(old.count), log2_lr, old.count
-        ),
+        next_state=next_state,
     )
 
 
@@ -200,7 +223,7 @@ def exponential_dsa(
       step_size: β ≥ 0, how much η rises or falls; a float or a schedule. The paper
         gives no value; the default is its β₂.
       eps: ε ≥ 0, as in `dsa`.
-      state_dtype: dtype of η. None is float32, whatever the params' dtype.
+      state_dtype: dtype of η, as in `dsa`.
 
     Returns:
       A transformation, used as `dsa` is.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from dsa_optax import _checks
+from dsa_optax._range import log2_lr_of
 
 LEAST_LOG2_LR = -126.0
 """The least η of `adapt`: 2^η is the least normal float32."""
@@ -21,17 +22,20 @@ class DSAState(NamedTuple):
     Attributes:
       count: number of updates so far, an int32 scalar.
       log2_lr: η, the log2 learning rate of every parameter; the structure and shapes
-        of the params, float32 unless `state_dtype` says otherwise.
+        of the params, float32 unless `state_dtype` says otherwise. Of an integer dtype
+        it counts: η is `start` and so many times `unit`.
       lr_scale: the `learning_rate` multiplier in force at the last update, a scalar.
       start: the η that every parameter began with, a scalar.
-      floor: the least η allowed, a scalar.
-      ceiling: the greatest η allowed, a scalar.
+      unit: the η that one of an integer `log2_lr` is worth, a scalar; else 1.
+      floor: the least `log2_lr` allowed, a scalar.
+      ceiling: the greatest `log2_lr` allowed, a scalar.
     """
 
     count: jax.Array  # type: ignore[assignment]
     log2_lr: optax.Params
     lr_scale: jax.Array
     start: jax.Array
+    unit: jax.Array
     floor: jax.Array
     ceiling: jax.Array
 
@@ -76,6 +80,13 @@ class AdaptState(NamedTuple):
     inner: optax.OptState
     start: jax.Array
     ceiling: jax.Array
+
+
+def log2_rates(state: DSAState) -> optax.Params:
+    """η of every parameter, in a floating dtype."""
+    return jax.tree.map(
+        lambda held: log2_lr_of(held, state.start, state.unit), state.log2_lr
+    )
 
 
 def filled_like(params: optax.Params, value: jax.Array) -> optax.Params:

@@ -223,7 +223,7 @@ def test_invalid_hyperparams_raise_a_value_error(arguments, named):
     ("arguments", "named"),
     [
         ({"decrease": "0.6"}, "decrease"),
-        ({"state_dtype": jnp.int8}, "state_dtype"),
+        ({"state_dtype": jnp.uint8}, "state_dtype"),
         ({"eps": lambda count: 1e-8}, "eps"),
         ({"init_log2_lr": lambda count: -12.0}, "init_log2_lr"),
         ({"max_log2_lr": lambda count: 0.0}, "max_log2_lr"),

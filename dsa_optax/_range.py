@@ -1,0 +1,165 @@
+"""Which values η may have, and how the state holds them."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+LEAST_REACH = 12.0
+"""Octaves that a rate must be able to go each way: from the default η₀ up to 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """Any η between two bounds, held as it is.
+
+    Attributes:
+      start: η₀.
+      low: the least η.
+      high: the greatest η.
+      dtype: of η.
+    """
+
+    start: ArrayLike
+    low: ArrayLike
+    high: ArrayLike
+    dtype: jnp.dtype
+
+    unit: ClassVar[float] = 1.0
+
+    def bounds(self) -> tuple[jax.Array, jax.Array]:
+        """The least and the greatest value that the state may hold."""
+        return jnp.asarray(self.low, self.dtype), jnp.asarray(self.high, self.dtype)
+
+    def first(self) -> jax.Array:
+        """What the state holds for η₀."""
+        return jnp.asarray(self.start, self.dtype)
+
+    def nearest(self, log2_lr: jax.Array) -> jax.Array:
+        """The allowed η that is next to this one."""
+        return jnp.clip(log2_lr, *self.bounds())
+
+    def held(self, log2_lr: jax.Array) -> jax.Array:
+        """What the state holds for an allowed η."""
+        return log2_lr
+
+
+@dataclasses.dataclass(frozen=True)
+class Lattice:
+    """η₀ and a whole number of units, of which the number is held.
+
+    Where the strides are fixed, that is all there is to hold, and nothing is rounded:
+    an η is as good after a million updates as after one.
+
+    Attributes:
+      start: η₀, in float32 as every η.
+      low: the least η allowed.
+      high: the greatest η allowed.
+      unit: the distance of two neighbours.
+      counts: the dtype of the number, a signed integer. Its ends bound η as well.
+    """
+
+    start: ArrayLike
+    low: ArrayLike
+    high: ArrayLike
+    unit: float
+    counts: jnp.dtype
+
+    dtype: ClassVar[jnp.dtype] = jnp.dtype(jnp.float32)
+
+    def bounds(self) -> tuple[jax.Array, jax.Array]:
+        """The least and the greatest number that the state may hold, in float32."""
+        info = jnp.iinfo(self.counts)
+        # A bound on the lattice is not to be missed by the rounding of the quotient.
+        low = jnp.ceil(self._units(jnp.asarray(self.low, self.dtype)) - 1e-3)
+        high = jnp.floor(self._units(jnp.asarray(self.high, self.dtype)) + 1e-3)
+        return jnp.maximum(low, info.min), jnp.minimum(high, info.max)
+
+    def first(self) -> jax.Array:
+        """What the state holds for η₀."""
+        return jnp.zeros([], self.counts)
+
+    def nearest(self, log2_lr: jax.Array) -> jax.Array:
+        """The allowed η that is next to this one."""
+        start, unit = (jnp.asarray(x, self.dtype) for x in (self.start, self.unit))
+        return log2_lr_of(self.held(log2_lr), start, unit)
+
+    def held(self, log2_lr: jax.Array) -> jax.Array:
+        """What the state holds for an η: how many units it is away from η₀."""
+        count = jnp.round(self._units(log2_lr))
+        return jnp.clip(count, *self.bounds()).astype(self.counts)
+
+    def _units(self, log2_lr: jax.Array) -> jax.Array:
+        start, unit = (jnp.asarray(x, self.dtype) for x in (self.start, self.unit))
+        return (log2_lr - start) / unit
+
+
+def log2_lr_of(held: jax.Array, start: jax.Array, unit: jax.Array) -> jax.Array:
+    """The η for which a state holds this."""
+    if jnp.issubdtype(held.dtype, jnp.floating):
+        return held
+    return start + unit * held.astype(start.dtype)
+
+
+def lattice(
+    start: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
+    strides: Mapping[str, Any],
+    drifts: bool,
+    counts: jnp.dtype,
+) -> Lattice:
+    """The lattice that all strides stay on.
+
+    Args:
+      start: η₀.
+      low: the least η allowed.
+      high: the greatest η allowed.
+      strides: `decrease` and `increase`.
+      drifts: whether half their difference is a stride too.
+      counts: a signed integer dtype.
+
+    Raises:
+      ValueError: if the strides aren't fixed, or their common unit is so small that the
+        dtype holds too few octaves.
+    """
+    for name, stride in strides.items():
+        if callable(stride) or isinstance(stride, jax.core.Tracer):
+            raise ValueError(
+                f"`{name}` must be a number that is known beforehand for a state_dtype "
+                f"of {counts.name}, which counts steps of one length: give a float "
+                "(and name it in the static_args of optax.inject_hyperparams), or "
+                "leave `state_dtype` out."
+            )
+    unit = float(common_unit(strides.values(), drifts))
+    most = jnp.iinfo(counts).max
+    if most * unit < LEAST_REACH:
+        given = ", ".join(f"{name}={float(s):g}" for name, s in strides.items())
+        raise ValueError(
+            f"`state_dtype` {counts.name} holds up to {most} units, and the unit of "
+            f"{given} is {unit:g}: a rate could go {most * unit:.3g} octaves each way, "
+            f"where {LEAST_REACH:g} are needed. Choose strides that are small "
+            "multiples of one number, as decrease=0.6, increase=0.3, or "
+            "state_dtype=jnp.int16."
+        )
+    return Lattice(start, low, high, unit, counts)
+
+
+def common_unit(strides: Iterable[ArrayLike], drifts: bool) -> Fraction:
+    """The greatest number of which all strides are whole multiples; 1 if all are 0.
+
+    By their decimal digits: 0.6 and 0.3 are two and one of 0.3. With drifts, half their
+    difference is a multiple as well.
+    """
+    fractions = [Fraction(str(np.asarray(stride))) for stride in strides]
+    if drifts:
+        fractions.append((fractions[0] - fractions[1]) / 2)
+    whole = math.lcm(*(fraction.denominator for fraction in fractions))
+    divisor = math.gcd(*(int(fraction * whole) for fraction in fractions))
+    return Fraction(divisor, whole) if divisor else Fraction(1)
