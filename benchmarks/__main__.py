@@ -33,6 +33,9 @@ from benchmarks import (
     race_runs,
     race_scores,
     sensitivity,
+    speed,
+    speed_page,
+    speed_torch,
     tables,
     tabular,
     track_figures,
@@ -263,6 +266,17 @@ def run_costs(output: Path) -> None:
         console.print(tables.on_screen(tables.rounded(frame), title))
 
 
+def run_speed(output: Path, sections: Sequence[str]) -> None:
+    """Time and memory of every optimizer, beside the least that they could be."""
+    for section in sections:
+        if section == "torch" and not speed_torch.is_there():
+            console.print("Left out: torch, which is not installed")
+            continue
+        frame = speed.measure(output, section).drop(columns="machine")
+        console.print(tables.on_screen(tables.rounded(frame), section))
+    speed_page.write(output)
+
+
 def positive(text: str) -> int:
     """An argument that counts something."""
     number = int(text)
@@ -481,6 +495,14 @@ def parser() -> argparse.ArgumentParser:
         "Memory, time and error of a full-batch gradient in parts, and the time of "
         "fractional max-pooling. Let nothing else run meanwhile.",
     )
+    speed_options = command(
+        "speed",
+        "Time and memory of a step of each optimizer against the least that they could "
+        "be, compile time, many seeds at once, growth, and PyTorch where it is "
+        "installed. Half an hour on two cores; let nothing else run meanwhile. What is "
+        "measured again takes the place of what was there.",
+    )
+    _add_names(speed_options, "--sections", speed.SECTIONS)
     command("sensitivity", "DSA's own hyper-parameters (Fig. 10, Appendix H).")
     command(
         "ablations",
@@ -562,6 +584,8 @@ def run(options: argparse.Namespace) -> None:
             )
         case "costs":
             run_costs(output)
+        case "speed":
+            run_speed(output, options.sections)
         case "sensitivity":
             run_sensitivity(output)
         case "ablations":

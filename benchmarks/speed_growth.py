@@ -1,0 +1,261 @@
+"""How time and memory grow: with params, samples, devices, leaves, and runs at once."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+
+import dsa_optax
+from benchmarks import speed_steps
+from benchmarks.race_problems import DEVELOPMENT
+from benchmarks.speed_steps import ENTRANTS, FEW, Size
+from benchmarks.timing import paired, seconds
+
+GROWING = ("sgd", "adam", "dsa", "adapt-parameter")
+"""Whose growth is measured: those whose update looks at each parameter by itself."""
+
+
+def parameters(
+    numbers: tuple[float, ...] = (1e3, 1e4, 1e5, 1e6, 1e7, 1e8), budget: float = 0.3
+) -> pd.DataFrame:
+    """Time and memory of an update, without its gradient.
+
+    Returns:
+      A row an optimizer and size: "optimizer", "parameters", "milliseconds" (of an
+      update), "peak_bytes" (all of them).
+    """
+    rows = []
+    for number in numbers:
+        size = Size(number, FEW, 1)
+        for name in GROWING:
+            step = speed_steps.update(ENTRANTS[name], size)
+            calls = max(1, int(1e6 / number))
+            taken = paired(step, step, calls=calls, budget=budget)
+            rows.append(
+                {
+                    "optimizer": name,
+                    "parameters": speed_steps.parameters_of(size),
+                    "milliseconds": taken.milliseconds,
+                    "peak_bytes": speed_steps.peak(step),
+                }
+            )
+            del step
+        jax.clear_caches()
+    return pd.DataFrame(rows)
+
+
+def samples(
+    numbers: tuple[int, ...] = (64, 256, 1024, 4096, 16384, 65536), budget: float = 0.5
+) -> pd.DataFrame:
+    """Time of a step of training, and what it costs over a step of SGD.
+
+    Returns:
+      A row an optimizer and number: "optimizer", "samples", "milliseconds", "to_sgd",
+      "peak_bytes".
+    """
+    rows = []
+    for number in numbers:
+        size = Size(1e4, FEW, number)
+        sgd = speed_steps.train_step(ENTRANTS["sgd"], size)
+        for name in (*GROWING, "auto-light", "auto"):
+            step = speed_steps.train_step(ENTRANTS[name], size)
+            taken = paired(step, sgd, budget=budget)
+            rows.append(
+                {
+                    "optimizer": name,
+                    "samples": number,
+                    "milliseconds": taken.milliseconds,
+                    "to_sgd": taken.ratio,
+                    "peak_bytes": speed_steps.peak(step),
+                }
+            )
+        jax.clear_caches()
+    return pd.DataFrame(rows)
+
+
+def leaves(
+    numbers: tuple[int, ...] = (10, 100, 1000, 10000),
+    names: tuple[str, ...] = GROWING,
+) -> pd.DataFrame:
+    """Time to trace and compile a step of training whose params have many leaves.
+
+    The optimizers of "flat" rows stand below `optax.flatten`, and see one leaf.
+
+    Returns:
+      A row an optimizer and number: "optimizer", "leaves", "flat", "seconds".
+    """
+    rows = []
+    for number in numbers:
+        for name, flat in (*((n, False) for n in names), ("adapt-parameter", True)):
+            rows.append(
+                {
+                    "optimizer": name,
+                    "leaves": number,
+                    "flat": flat,
+                    "seconds": _compile_seconds(name, number, flat),
+                }
+            )
+            jax.clear_caches()
+    return pd.DataFrame(rows)
+
+
+def _compile_seconds(name: str, number: int, flat: bool) -> float:
+    params = [jnp.full(4, 0.5, jnp.float32) for _ in range(number)]
+    tx = ENTRANTS[name].make()
+    tx = optax.flatten(tx) if flat else tx
+    step = dsa_optax.make_train_step(_sum_of_squares, tx)
+    state = jax.eval_shape(tx.init, params)
+    started = time.perf_counter()
+    step.lower(params, state).compile()  # type: ignore[attr-defined]
+    return time.perf_counter() - started
+
+
+def _sum_of_squares(params: Any) -> jax.Array:
+    return jnp.sum(jnp.square(jnp.stack(params)))
+
+
+def at_once(
+    numbers: tuple[int, ...] = (1, 4, 16, 64, 256), updates: int = 50
+) -> pd.DataFrame:
+    """Many seeds in one `vmap`, against one after the other, on a net of the race.
+
+    Returns:
+      A row an optimizer and number: "optimizer", "seeds", "milliseconds" (of all seeds
+      at once) and "speed_up" (how many times longer one after the other would take).
+    """
+    problem = DEVELOPMENT["diabetes-net"]()
+    rows = []
+    for name in ("sgd", "dsa", "auto-light", "auto"):
+        tx = optax.with_extra_args_support(ENTRANTS[name].make())
+
+        def train(key: jax.Array, tx: Any = tx) -> Any:
+            def update(carry: Any, _: None) -> Any:
+                params, state = carry
+                grads = jax.grad(problem.loss)(params)
+                updates, state = tx.update(grads, state, params, value_fn=problem.loss)
+                return (optax.apply_updates(params, updates), state), None
+
+            params = problem.init(key)
+            return jax.lax.scan(update, (params, tx.init(params)), length=updates)[0][0]
+
+        one = _compiled(train, jax.random.key(0))
+        for number in numbers:
+            keys = jax.random.split(jax.random.key(0), number)
+            many = _compiled(jax.vmap(train), keys)
+            taken = paired(many, one, budget=2.0)
+            rows.append(
+                {
+                    "optimizer": name,
+                    "seeds": number,
+                    "milliseconds": taken.milliseconds,
+                    "speed_up": number / taken.ratio,
+                }
+            )
+        jax.clear_caches()
+    return pd.DataFrame(rows)
+
+
+def _compiled(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+    compiled = jax.jit(function).lower(*args).compile()
+    return lambda: compiled(*args)
+
+
+# Devices ------------------------------------------------------------------------------
+
+
+def devices(numbers: tuple[int, ...] = (1, 2, 4, 8)) -> pd.DataFrame:
+    """A step of training on simulated devices, the rows spread over them.
+
+    They share the cores of this machine, so that the time tells what the division of
+    the work costs, not what it gains. What a pod would send is in the program.
+
+    Returns:
+      A row an optimizer and number: "optimizer", "devices", "milliseconds",
+      "all_reduces" (how many), "bytes_reduced" (a parameter), "gathers".
+    """
+    frames = []
+    for number in numbers:
+        count = f"--xla_force_host_platform_device_count={number}"
+        environment = os.environ | {"XLA_FLAGS": count}
+        program = [sys.executable, "-m", "benchmarks.speed_growth"]
+        done = subprocess.run(
+            program,
+            env=environment,
+            cwd=Path(__file__).parent.parent,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        frames.append(pd.read_json(done.stdout, orient="records", lines=True))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _on_all_devices() -> Iterator[dict[str, Any]]:
+    """The rows of `devices` for as many as this process has."""
+    size = Size(1e5, FEW, 4096)
+    count = len(jax.devices())
+    kinds = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((count,), ("data",), axis_types=kinds)
+    everywhere = jax.NamedSharding(mesh, jax.P())
+    rows = jax.NamedSharding(mesh, jax.P("data"))
+    for name in (*GROWING, "auto-light", "auto"):
+        params, x, y = speed_steps.net(size)
+        params = jax.device_put(params, everywhere)
+        x, y = jax.device_put((x, y), rows)
+        tx = ENTRANTS[name].make()
+        state = jax.jit(tx.init)(params)
+        step = dsa_optax.make_train_step(speed_steps.loss, tx, donate=False)
+        compiled = step.lower(params, state, x, y).compile()  # type: ignore[attr-defined]
+        state = jax.device_put(state, compiled.input_shardings[0][1])
+        run = lambda c=compiled, a=(params, state, x, y): c(*a)
+        seconds(run)
+        taken = float(np.median([seconds(run) for _ in range(5)]))
+        number, reduced = _reduced(compiled.as_text())
+        yield {
+            "optimizer": name,
+            "devices": count,
+            "milliseconds": 1e3 * taken,
+            "all_reduces": number,
+            "bytes_reduced": reduced / speed_steps.count(params),
+            "gathers": len(re.findall(r" all-gather(?:-start)?\(", compiled.as_text())),
+        }
+
+
+def _reduced(program: str) -> tuple[int, int]:
+    """How many all-reduces a compiled program has, and of how many bytes in all."""
+    results = re.findall(r"= (.*) all-reduce(?:-start)?\(", program)
+    shapes = re.findall(r"f32\[([\d,]*)\]", " ".join(results))
+    sizes = [np.prod([int(n) for n in shape.split(",") if n]) for shape in shapes]
+    return len(results), int(4 * sum(sizes))
+
+
+# Exponents ----------------------------------------------------------------------------
+
+
+def exponents(frame: pd.DataFrame, by: str, columns: tuple[str, ...]) -> pd.DataFrame:
+    """The slope of each column on doubly logarithmic axes, over the larger half."""
+
+    def slope(rows: pd.DataFrame, column: str) -> float:
+        rows = rows.sort_values(by).tail((len(rows) + 1) // 2)
+        return float(np.polyfit(np.log(rows[by]), np.log(rows[column]), 1)[0])
+
+    return pd.DataFrame(
+        {
+            name: {column: slope(rows, column) for column in columns}
+            for name, rows in frame.groupby("optimizer", sort=False)
+        }
+    ).T
+
+
+if __name__ == "__main__":
+    print(pd.DataFrame(list(_on_all_devices())).to_json(orient="records", lines=True))

@@ -1,0 +1,279 @@
+"""The page of speed and memory, and its figure, from the tables that were measured."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks import speed
+from benchmarks.files import replacing
+from benchmarks.speed_growth import exponents
+from benchmarks.speed_steps import ENTRANTS
+from benchmarks.tables import in_markdown, rounded
+
+PAGE = "speed.md"
+FIGURE = "speed_growth.png"
+
+LARGE = 1e7
+"""From so many parameters on, nothing of an update stays in the caches."""
+
+
+def write(output: Path) -> None:
+    """Writes speed.md and its figure from the sections that are there."""
+    there = {name for name in speed.SECTIONS if speed.path(output, name).exists()}
+    frames = {name: pd.read_csv(speed.path(output, name)) for name in there}
+    if {"parameters", "samples"} <= there:
+        figure(frames["parameters"], frames["samples"], output / FIGURE)
+    with replacing(output / PAGE) as file:
+        file.write_text("\n\n".join(_sections(frames)) + "\n", encoding="utf-8")
+
+
+def _sections(frames: dict[str, pd.DataFrame]) -> Iterator[str]:
+    machines = {name for frame in frames.values() for name in frame["machine"]}
+    yield "# Speed and memory, against the limits"
+    yield f"""\
+By `python -m benchmarks speed --output benchmarks/results`, on {"; ".join(machines)}.
+Every ratio is of two things that took turns in one process; each is the median over the
+turns of their own ratios. Compilation is apart. float32, buffers donated."""
+    for name, (title, text, table) in PARTS.items():
+        if name in frames:
+            yield f"## {title}"
+            yield text
+            yield in_markdown(table(frames[name].drop(columns="machine")))
+            if name == "updates":
+                yield from _memory(frames[name])
+            if name == "samples":
+                yield f"![Growth]({FIGURE})"
+
+
+def label(name: str) -> str:
+    """The name for people."""
+    return ENTRANTS[name].label if name in ENTRANTS else name
+
+
+def figure(parameters: pd.DataFrame, samples: pd.DataFrame, path: Path) -> None:
+    """Time of an update by parameters, and of a step over SGD's by samples."""
+    drawing = Figure(figsize=(10, 4), layout="constrained")
+    left, right = drawing.subplots(1, 2)
+    names = list(samples["optimizer"].unique())
+    palette = (*OTHER_COLORS[:2], DSA_COLOR, *OTHER_COLORS[2:])
+    colors = dict(zip(names, palette, strict=False))
+    for axes, frame, x, y in (
+        (left, parameters, "parameters", "milliseconds"),
+        (right, samples, "samples", "to_sgd"),
+    ):
+        for name, rows in frame.groupby("optimizer", sort=False):
+            text = label(str(name)).replace("`", "")
+            axes.loglog(rows[x], rows[y], "o-", color=colors[str(name)], label=text)
+        axes.set_xlabel(x)
+        axes.grid(alpha=0.25)
+    left.set(title="An update, without its gradient", ylabel="milliseconds")
+    right.set(title="A step of training, 10,000 parameters", ylabel="to a step of SGD")
+    right.axhline(2, color="gray", linewidth=0.8, linestyle=":")
+    handles, texts = right.get_legend_handles_labels()
+    drawing.legend(handles, texts, loc="outside lower center", ncols=3, frameon=False)
+    save(drawing, path)
+
+
+# Tables -------------------------------------------------------------------------------
+
+
+def pivot(frame: pd.DataFrame, value: str, *by: str) -> pd.DataFrame:
+    """A row an optimizer, a column a size, in the order in which they were measured."""
+    sizes = [tuple(f"{number:,.3g}" for number in row) for row in frame[[*by]].values]
+    titles = [", ".join(f"{n} {b}" for n, b in zip(s, by, strict=True)) for s in sizes]
+    frame = frame.assign(size=titles)
+    table = frame.pivot_table(index="optimizer", columns="size", values=value)
+    table = table.loc[frame["optimizer"].unique(), frame["size"].unique()]
+    table.index = table.index.map(label)
+    return _readable(table)
+
+
+def _readable(table: pd.DataFrame) -> pd.DataFrame:
+    cells = table.map(lambda x: "" if pd.isna(x) else f"{x:.3g}")
+    return cells.rename_axis(index="optimizer", columns=None).reset_index()
+
+
+def one_line_each(steps: pd.DataFrame, updates: pd.DataFrame) -> pd.DataFrame:
+    """What the README says of each optimizer.
+
+    Args:
+      steps: that section.
+      updates: that section.
+
+    Returns:
+      A row an optimizer: gradients a step, a step's time against SGD's (at a million
+      parameters in four arrays), state in bytes a parameter.
+    """
+    at = lambda frame: frame[
+        (frame["leaves"] == 4) & frame["parameters"].between(5e5, 5e6)
+    ].set_index("optimizer")
+    rows = at(steps)
+    return pd.DataFrame(
+        {
+            "optimizer": [label(name) for name in rows.index],
+            "gradients a step": [ENTRANTS[name].gradients for name in rows.index],
+            "time, to SGD's step": [f"{ratio:.3g}" for ratio in rows["to_sgd"]],
+            "state, bytes a parameter": [
+                f"{at(updates).loc[name, 'state_bytes']:.0f}" for name in rows.index
+            ],
+        }
+    )
+
+
+def _steps(frame: pd.DataFrame) -> pd.DataFrame:
+    return pivot(frame, "to_gradients", "parameters", "leaves", "rows")
+
+
+def _updates(frame: pd.DataFrame) -> pd.DataFrame:
+    return pivot(frame, "to_bytes", "parameters", "leaves")
+
+
+def _memory(frame: pd.DataFrame) -> Iterator[str]:
+    large = frame[frame["parameters"] > LARGE].drop_duplicates(
+        "optimizer", keep="first"
+    )
+    columns = {
+        "bytes": "bytes that it must move",
+        "nanoseconds": "nanoseconds",
+        "gigabytes_per_second": "GB/s",
+    }
+    table = large.set_index("optimizer")[list(columns)].rename(columns=columns)
+    table.index = table.index.map(label)
+    yield "The same at the most parameters, in few arrays, a parameter:"
+    yield in_markdown(_readable(table))
+    yield "### Memory"
+    yield """\
+Bytes a parameter: of the state, and at the peak of an update with its params and its
+gradients (the second one's too, where there is one), by XLA's own plan."""
+    small = frame[frame["parameters"].between(5e5, 5e6)].drop_duplicates("optimizer")
+    memory = small.set_index("optimizer")[["state_bytes", "peak_bytes"]]
+    memory.index = memory.index.map(label)
+    yield in_markdown(_readable(memory.rename(columns=lambda c: c.replace("_", ", "))))
+
+
+def _samples(frame: pd.DataFrame) -> pd.DataFrame:
+    return pivot(frame, "to_sgd", "samples")
+
+
+def _parameters(frame: pd.DataFrame) -> pd.DataFrame:
+    slopes = exponents(frame, "parameters", ("milliseconds", "peak_bytes"))
+    slopes.index = slopes.index.map(label)
+    return _readable(
+        slopes.rename(columns={"milliseconds": "time", "peak_bytes": "memory"})
+    )
+
+
+def _at_once(frame: pd.DataFrame) -> pd.DataFrame:
+    return pivot(frame, "speed_up", "seeds")
+
+
+def _leaves(frame: pd.DataFrame) -> pd.DataFrame:
+    names = frame["optimizer"].map(label) + frame["flat"].map(
+        {True: ", below `optax.flatten`", False: ""}
+    )
+    return pivot(frame.assign(optimizer=names), "seconds", "leaves")
+
+
+def _devices(frame: pd.DataFrame) -> pd.DataFrame:
+    times = pivot(frame, "milliseconds", "devices")
+    most = frame[frame["devices"] == frame["devices"].max()]
+    sent = most[["all_reduces", "bytes_reduced", "gathers"]].reset_index(drop=True)
+    return pd.concat(
+        [times, rounded(sent.rename(columns=lambda c: c.replace("_", " ")))], axis=1
+    )
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    return rounded(frame.rename(columns=lambda c: c.replace("_", " ")))
+
+
+def _parts(frame: pd.DataFrame) -> pd.DataFrame:
+    table = frame.pivot(index="optimizer", columns="problem", values="to_sgd")
+    return _readable(table.loc[frame["optimizer"].unique()])
+
+
+PARTS: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
+    "steps": (
+        "A step of training, to its gradients",
+        """\
+The time of a whole step, divided by that of as many gradients as it evaluates and
+nothing else (two for SAM and DSA, one for the others), on nets with skip connections.
+The aim was 1.02 where the gradient dominates.""",
+        _steps,
+    ),
+    "updates": (
+        "An update alone, to its bytes",
+        """\
+The gradients come from memory, the probe goes to memory. The time of an update, divided
+by that of moving as many bytes as it must read and write (each of its arrays once) in a
+sum of two arrays. Below 2 MB all is in the caches, and what is measured there is
+the overhead of XLA's calls and the arithmetic. The aim was 1.1 where the update
+dominates.""",
+        _updates,
+    ),
+    "samples": (
+        "From how many samples on does a step cost what the gradient costs?",
+        """\
+A step of training, divided by a step of SGD, on 10,000 parameters in four arrays, by
+the rows of the full batch. DSA evaluates two gradients. The aim was 1.05 for one rate
+a parameter.""",
+        _samples,
+    ),
+    "parts": (
+        "Where the time of the blend goes",
+        """\
+A step of training on two nets of the race, of 1,441 and 2,410 parameters, divided by a
+step of SGD.""",
+        _parts,
+    ),
+    "variants": (
+        "What cheaper parts would lose",
+        """\
+The development half of [the race](race.md) with cheaper parts: areas under the profile
+in gradient evaluations, and a step on the diabetes net.""",
+        _plain,
+    ),
+    "parameters": (
+        "Growth with the number of parameters",
+        """\
+Exponents of time and peak memory of an update, fitted to the larger half of the sizes
+from a thousand to 100 million parameters; 1 is proportional.""",
+        _parameters,
+    ),
+    "devices": (
+        "Growth with the number of devices",
+        """\
+A step of training on simulated devices, the rows spread over them, in milliseconds:
+100,000 parameters, 4,096 rows. The devices share two cores, so that no speed-up can
+show; what does is that the division costs little. The last columns are of the program
+for most devices: how many sums over all devices, of how many bytes a parameter, and how
+many gathers. So on a pod a step should cost what its gradient costs there: DSA
+sums each of its two gradients once, as any data-parallel step does its one, and no
+optimizer sends anything else that grows with the parameters.""",
+        _devices,
+    ),
+    "at-once": (
+        "Many seeds at once",
+        """\
+How many times longer one after the other would take than a `vmap` over the seeds: 50
+updates on the diabetes net, compiled.""",
+        _at_once,
+    ),
+    "leaves": (
+        "Compilation with many leaves",
+        """\
+Seconds to trace and compile a step of training, by the number of arrays of four
+parameters each.""",
+        _leaves,
+    ),
+    "torch": (
+        "Beside PyTorch's eager loop",
+        """\
+The tabular main job (the paper's MLP, its eight rivals, all seeds) beside the same in
+PyTorch, on the same two cores. One compilation an optimizer is most of our time here,
+so that PyTorch is ahead on a run this short; once compiled, ours is.""",
+        _plain,
+    ),
+}
+"""Title, text and table of each section, in the order of the page."""
