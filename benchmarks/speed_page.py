@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from benchmarks import speed
+from benchmarks.figures import DSA_COLOR, OTHER_COLORS, save
 from benchmarks.files import replacing
 from benchmarks.speed_growth import exponents
 from benchmarks.speed_steps import ENTRANTS
@@ -52,7 +54,7 @@ def label(name: str) -> str:
 
 
 def figure(parameters: pd.DataFrame, samples: pd.DataFrame, path: Path) -> None:
-    """Time of an update by parameters, and of a step over SGD's by samples."""
+    """Time of a step by parameters, and its ratio to SGD's by samples."""
     drawing = Figure(figsize=(10, 4), layout="constrained")
     left, right = drawing.subplots(1, 2)
     names = list(samples["optimizer"].unique())
@@ -67,7 +69,7 @@ def figure(parameters: pd.DataFrame, samples: pd.DataFrame, path: Path) -> None:
             axes.loglog(rows[x], rows[y], "o-", color=colors[str(name)], label=text)
         axes.set_xlabel(x)
         axes.grid(alpha=0.25)
-    left.set(title="An update, without its gradient", ylabel="milliseconds")
+    left.set(title="A step of training, 8 rows", ylabel="milliseconds")
     right.set(title="A step of training, 10,000 parameters", ylabel="to a step of SGD")
     right.axhline(2, color="gray", linewidth=0.8, linestyle=":")
     handles, texts = right.get_legend_handles_labels()
@@ -130,9 +132,7 @@ def _updates(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _memory(frame: pd.DataFrame) -> Iterator[str]:
-    large = frame[frame["parameters"] > LARGE].drop_duplicates(
-        "optimizer", keep="first"
-    )
+    large = frame[frame["parameters"] > LARGE].drop_duplicates("optimizer")
     columns = {
         "bytes": "bytes that it must move",
         "nanoseconds": "nanoseconds",
@@ -140,12 +140,13 @@ def _memory(frame: pd.DataFrame) -> Iterator[str]:
     }
     table = large.set_index("optimizer")[list(columns)].rename(columns=columns)
     table.index = table.index.map(label)
-    yield "The same at the most parameters, in few arrays, a parameter:"
+    yield "The same for a parameter of 100 million, in few arrays:"
     yield in_markdown(_readable(table))
     yield "### Memory"
     yield """\
-Bytes a parameter: of the state, and at the peak of an update with its params and its
-gradients (the second one's too, where there is one), by XLA's own plan."""
+Bytes a parameter: of the state, and of all that a step of training on eight rows takes
+at its peak (params, state, gradients, probe, and what XLA sets aside), by XLA's own
+plan."""
     small = frame[frame["parameters"].between(5e5, 5e6)].drop_duplicates("optimizer")
     memory = small.set_index("optimizer")[["state_bytes", "peak_bytes"]]
     memory.index = memory.index.map(label)
@@ -159,9 +160,8 @@ def _samples(frame: pd.DataFrame) -> pd.DataFrame:
 def _parameters(frame: pd.DataFrame) -> pd.DataFrame:
     slopes = exponents(frame, "parameters", ("milliseconds", "peak_bytes"))
     slopes.index = slopes.index.map(label)
-    return _readable(
-        slopes.rename(columns={"milliseconds": "time", "peak_bytes": "memory"})
-    )
+    names = {"milliseconds": "time", "peak_bytes": "memory"}
+    return _readable(slopes.rename(columns=names))
 
 
 def _at_once(frame: pd.DataFrame) -> pd.DataFrame:
@@ -179,9 +179,7 @@ def _devices(frame: pd.DataFrame) -> pd.DataFrame:
     times = pivot(frame, "milliseconds", "devices")
     most = frame[frame["devices"] == frame["devices"].max()]
     sent = most[["all_reduces", "bytes_reduced", "gathers"]].reset_index(drop=True)
-    return pd.concat(
-        [times, rounded(sent.rename(columns=lambda c: c.replace("_", " ")))], axis=1
-    )
+    return pd.concat([times, _plain(sent)], axis=1)
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:
@@ -205,11 +203,10 @@ The aim was 1.02 where the gradient dominates.""",
     "updates": (
         "An update alone, to its bytes",
         """\
-The gradients come from memory, the probe goes to memory. The time of an update, divided
-by that of moving as many bytes as it must read and write (each of its arrays once) in a
-sum of two arrays. Below 2 MB all is in the caches, and what is measured there is
-the overhead of XLA's calls and the arithmetic. The aim was 1.1 where the update
-dominates.""",
+What a step of training on eight rows takes beyond its gradients, divided by the time in
+which a sum of two arrays moves as many bytes as the update must read and write (each of
+its arrays once). With 10,000 parameters all is in the caches, and what is measured are
+XLA's calls. The aim was 1.1 where the update dominates.""",
         _updates,
     ),
     "samples": (
@@ -237,8 +234,8 @@ in gradient evaluations, and a step on the diabetes net.""",
     "parameters": (
         "Growth with the number of parameters",
         """\
-Exponents of time and peak memory of an update, fitted to the larger half of the sizes
-from a thousand to 100 million parameters; 1 is proportional.""",
+Exponents of time and peak memory of a step of training on eight rows, fitted to the
+larger half of the sizes from a thousand to 100 million; 1 is proportional.""",
         _parameters,
     ),
     "devices": (

@@ -241,36 +241,25 @@ def _unit(name: str, size: Size) -> dict[str, Any]:
 
 # Where the update dominates -----------------------------------------------------------
 
+ROWS = 8
+"""So few that an update takes about as long as its gradient."""
 
-def update(entrant: Entrant, size: Size) -> Step:
-    """An update alone: gradients come from memory, and the probe goes to it."""
-    params, *_ = net(size._replace(rows=1))
-    tx = optax.with_extra_args_support(entrant.make())
-    grads = jax.tree.map(lambda p: 1e-3 * p + 1e-6, params)
+ELEMENTWISE = tuple(
+    name
+    for name, entrant in ENTRANTS.items()
+    if not entrant.matrices and name != "lbfgs"
+)
+"""Entrants whose update looks at every number of its arrays once."""
 
-    def step(carry: Any, grads: Any, probe_grads: Any) -> Any:
-        params, state, _ = carry
-        probes = []
 
-        def grad_fn(probe: Any, *_: Any) -> Any:
-            probes.append(probe)
-            return probe_grads
+def moved(entrant: Entrant, params: Any) -> int:
+    """Bytes that an update can't but read and write: each of its arrays once.
 
-        updates, state = tx.update(grads, state, params, grad_fn=grad_fn)
-        return optax.apply_updates(params, updates), state, probes
-
-    probes = [optax.tree.zeros_like(params)] * (entrant.gradients - 1)
-    return Step(
-        step, (params, tx.init(params), probes), grads, jax.tree.map(jnp.copy, grads)
+    A probe is not among them: that it is written is counted with the second gradient.
+    """
+    return (entrant.gradients + 2) * _bytes(params) + 2 * state_bytes(
+        entrant.make(), params
     )
-
-
-def moved(entrant: Entrant, step: Step, params: Any) -> int:
-    """Bytes that an update can't but read and write: each of its arrays once."""
-    memory = step.memory
-    # The old probe is given only to be overwritten.
-    unread = (entrant.gradients - 1) * _bytes(params)
-    return memory.argument_size_in_bytes + memory.output_size_in_bytes - unread
 
 
 def _bytes(tree: Any) -> int:
@@ -284,34 +273,36 @@ def copy_of(bytes_moved: int) -> Step:
     return Step(add, jnp.ones(size, jnp.float32), jnp.ones(size, jnp.float32))
 
 
-def updates(sizes: tuple[Size, ...] = SIZES, budget: float = 0.5) -> pd.DataFrame:
-    """Times updates without their gradients, against the bytes that they must move.
+def updates(sizes: tuple[Size, ...] = SIZES, budget: float = 1.0) -> pd.DataFrame:
+    """What updates add to their gradients, against the bytes that they must move.
 
     Returns:
       A row an entrant and size: "optimizer", "parameters", "leaves", "nanoseconds" (a
-      parameter), "bytes" (a parameter that must be moved), "gigabytes_per_second",
-      "to_bytes" (the ratio to moving them), "state_bytes" and "peak_bytes" (a
-      parameter, of an update with its params and gradients).
+      parameter, a step's less its gradients'), "bytes" (a parameter that must be
+      moved), "gigabytes_per_second", "to_bytes" (the ratio to moving them),
+      "state_bytes" and "peak_bytes" (a parameter, of a whole step).
     """
     rows = []
     for size in sizes:
-        for name, entrant in ENTRANTS.items():
-            if not _fits(entrant, size):
-                continue
-            step, unit = update(entrant, size), _unit(name, size)
-            params = _shapes(size)
-            bytes_moved = moved(entrant, step, params)
-            number = unit["parameters"]
-            # A turn of a fifth of a millisecond at least, for small ones.
-            calls = max(1, int(2e6 / number))
-            time = paired(step, copy_of(bytes_moved), calls=calls, budget=budget)
+        size = size._replace(rows=ROWS)
+        params, number = _shapes(size), parameters_of(size)
+        floors = {count: gradients(count, size) for count in (1, 2)}
+        for name in ELEMENTWISE:
+            entrant = ENTRANTS[name]
+            step, bytes_moved = train_step(entrant, size), moved(entrant, params)
+            # A turn of a millisecond at least, for small ones.
+            calls = max(1, int(3e5 / number))
+            options = {"calls": calls, "budget": budget}
+            whole = paired(step, floors[entrant.gradients], **options)
+            added = whole.milliseconds - whole.beside
+            copied = paired(step, copy_of(bytes_moved), **options).beside
             rows.append(
-                unit
+                _unit(name, size)
                 | {
-                    "nanoseconds": 1e6 * time.milliseconds / number,
+                    "nanoseconds": 1e6 * added / number,
                     "bytes": bytes_moved / number,
-                    "gigabytes_per_second": bytes_moved / time.milliseconds / 1e6,
-                    "to_bytes": time.ratio,
+                    "gigabytes_per_second": bytes_moved / added / 1e6,
+                    "to_bytes": added / copied,
                     "state_bytes": state_bytes(entrant.make(), params) / number,
                     "peak_bytes": peak(step) / number,
                 }

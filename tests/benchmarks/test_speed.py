@@ -1,0 +1,164 @@
+"""The benchmark of speed measures what it says, and its page shows what it measured."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import speed, speed_blend, speed_growth, speed_page, speed_steps
+from benchmarks.__main__ import main
+from benchmarks.speed_steps import ENTRANTS, Size
+from benchmarks.timing import Step, paired
+
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+
+SMALL = Size(800, 2, 16)
+
+
+def test_two_calls_are_timed_in_turns():
+    order = []
+
+    def call(name, pause):
+        order.append(name)
+        time.sleep(pause)
+        return jnp.zeros(())
+
+    found = paired(lambda: call("a", 0.02), lambda: call("b", 0.002), budget=0.3)
+    assert order == ["a", "b"] * (len(order) // 2)
+    assert 8 <= len(order) <= 30
+    assert 3 < found.ratio < 12
+    assert found.milliseconds == pytest.approx(20, abs=10)
+    assert found.beside < found.milliseconds
+
+
+def test_a_step_goes_on_from_its_own_result_in_the_same_memory():
+    step = Step(lambda x, y: x + y, jnp.zeros(1000), jnp.ones(1000))
+    assert [float(step()[0]) for _ in range(3)] == [1, 2, 3]
+    assert step.memory.alias_size_in_bytes == 4000
+
+
+@pytest.mark.parametrize(
+    ("name", "bytes_each"),
+    [
+        ("sgd", 12),  # g, θ → θ'
+        ("adam", 28),  # and both moments, there and back
+        ("dsa", 24),  # g, g̃, η, θ → η', θ'
+        ("dsa-int8", 18),  # η is a byte
+        ("adapt-parameter", 30),  # η, the compass; and the byte that searches
+    ],
+)
+def test_the_bytes_that_must_move_are_each_array_once(name, bytes_each):
+    shapes = speed_steps._shapes(SMALL)
+    found = speed_steps.moved(ENTRANTS[name], shapes)
+    assert found / speed_steps.count(shapes) == pytest.approx(bytes_each, abs=0.1)
+
+
+def test_what_an_update_adds_is_measured(monkeypatch):
+    monkeypatch.setattr(speed_steps, "ELEMENTWISE", ("adam", "dsa"))
+    table = speed_steps.updates((SMALL,), budget=0.01).set_index("optimizer")
+    assert list(table.index) == ["adam", "dsa"]
+    assert (table["state_bytes"].round() == [8, 4]).all()
+    # Params, gradient and state, and for DSA at least a probe as well.
+    assert (table["peak_bytes"] > [16, 16]).all()
+
+
+def test_two_gradients_are_two():
+    """The compiled floor has twice the products of matrices, none left out."""
+    one, two = (
+        speed_steps.gradients(n, SMALL).compiled.cost_analysis()["flops"]
+        for n in (1, 2)
+    )
+    assert two == pytest.approx(2 * one, rel=0.05)
+    step = speed_steps.train_step(ENTRANTS["dsa"], SMALL).compiled
+    assert step.cost_analysis()["flops"] > two
+
+
+@pytest.mark.parametrize("name", ENTRANTS)
+def test_every_entrant_descends(name):
+    step = speed_steps.train_step(ENTRANTS[name], SMALL)
+    _, x, y = speed_steps.net(SMALL)
+    first = float(speed_steps.loss(step._carry[0], x, y))
+    for _ in range(30):
+        params, _ = step()
+    assert float(speed_steps.loss(params, x, y)) < first
+
+
+def test_exponents_are_those_of_a_power_law():
+    n = np.array([1e2, 1e3, 1e4, 1e5])
+    frame = pd.concat(
+        pd.DataFrame({"optimizer": name, "n": n, "time": 3 * n**power})
+        for name, power in (("a", 1.0), ("b", 0.5))
+    )
+    found = speed_growth.exponents(frame, "n", ("time",))
+    np.testing.assert_allclose(found["time"], [1.0, 0.5])
+
+
+def test_all_reduces_are_counted_with_their_bytes():
+    program = """
+      %a = f32[10,3]{1,0} all-reduce(%x), channel_id=1
+      %b = (f32[2]{0}, f32[]) all-reduce(%y, %z), channel_id=2
+      %c = f32[7]{0} add(%a, %a)
+    """
+    assert speed_growth._reduced(program) == (2, 4 * (30 + 2 + 1))
+
+
+def test_variants_are_cheaper_forms_of_the_one_that_ships():
+    """The parts put together by hand are `auto_dsa`, to the last bit."""
+    params = {"w": jnp.ones((3, 4)), "b": jnp.zeros(4)}
+    loss = lambda p: jnp.sum((jnp.tanh(p["w"]).sum(0) + p["b"] - 2.0) ** 2)
+    results = []
+    for tx in (speed_blend._auto(30), ENTRANTS["auto"].make()):
+        p, state = params, tx.init(params)
+        for _ in range(5):
+            updates, state = tx.update(jax.grad(loss)(p), state, p)
+            p = jax.tree.map(jnp.add, p, updates)
+        results.append(p)
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+def test_the_command_keeps_a_section_and_writes_the_page(tmp_path, monkeypatch, capsys):
+    small = lambda _: speed_growth.leaves((2,), ("sgd",))
+    monkeypatch.setitem(speed.SECTIONS, "leaves", small)
+    assert main(["speed", "--sections", "leaves", "--output", str(tmp_path)]) == 0
+    kept = pd.read_csv(tmp_path / "speed" / "leaves.csv")
+    assert list(kept["optimizer"]) == ["sgd", "adapt-parameter"]
+    assert kept["machine"].str.contains("JAX").all()
+    page = (tmp_path / "speed.md").read_text()
+    assert "Compilation with many leaves" in page
+    assert "below `optax.flatten`" in page
+    assert "sgd" in capsys.readouterr().out
+
+
+def test_the_page_has_every_section_and_the_figure(tmp_path):
+    sizes = (Size(1e4, 2, 8), Size(1e6, 2, 8), Size(1e8, 2, 8))
+    names = list(ENTRANTS)[:3]
+    grid = [(n, s) for s in sizes for n in names]
+    unit = [
+        {"optimizer": n, "parameters": int(s.parameters), "leaves": 4, "rows": s.rows}
+        for n, s in grid
+    ]
+    figures = {
+        **dict.fromkeys(
+            ("to_gradients", "to_sgd", "milliseconds", "nanoseconds"), 1.25
+        ),
+        **dict.fromkeys(("bytes", "gigabytes_per_second", "to_bytes"), 2.5),
+        **dict.fromkeys(("state_bytes", "peak_bytes"), 4.0),
+    }
+    table = pd.DataFrame(unit).assign(**figures, machine="a machine, JAX 1")
+    for section in ("steps", "updates", "parameters"):
+        speed.path(tmp_path, section).parent.mkdir(exist_ok=True)
+        table.to_csv(speed.path(tmp_path, section), index=False)
+    table.assign(samples=table["parameters"]).to_csv(
+        speed.path(tmp_path, "samples"), index=False
+    )
+    speed_page.write(tmp_path)
+    page = (tmp_path / "speed.md").read_text()
+    for section in ("steps", "updates", "parameters", "samples"):
+        assert speed_page.PARTS[section][0] in page
+    assert "| SGD " in page
+    assert (tmp_path / speed_page.FIGURE).stat().st_size > 10_000
+    line = speed_page.one_line_each(table, table)
+    assert list(line.iloc[0]) == ["SGD", 1, "1.25", "4"]
