@@ -6,6 +6,7 @@ memory moves the bytes that the update must read and write.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -292,10 +293,10 @@ def updates(sizes: tuple[Size, ...] = SIZES, budget: float = 1.0) -> pd.DataFram
             step, bytes_moved = train_step(entrant, size), moved(entrant, params)
             # A turn of a millisecond at least, for small ones.
             calls = max(1, int(3e5 / number))
-            options = {"calls": calls, "budget": budget}
-            whole = paired(step, floors[entrant.gradients], **options)
+            timed = partial(paired, step, calls=calls, budget=budget)
+            whole = timed(floors[entrant.gradients])
             added = whole.milliseconds - whole.beside
-            copied = paired(step, copy_of(bytes_moved), **options).beside
+            copied = timed(copy_of(bytes_moved)).beside
             rows.append(
                 _unit(name, size)
                 | {
