@@ -10,6 +10,7 @@ import pandas as pd
 
 from benchmarks import (
     race_page,
+    speed_allocator,
     speed_blend,
     speed_growth,
     speed_steps,
@@ -22,6 +23,7 @@ FOLDER = "speed"
 SECTIONS: Mapping[str, Callable[[Path], pd.DataFrame]] = {
     "steps": lambda _: speed_steps.steps(),
     "updates": lambda _: speed_steps.updates(),
+    "allocator": lambda _: speed_allocator.allocator(),
     "parts": lambda _: speed_blend.parts(),
     "variants": lambda output: speed_blend.variants(race_page.cache(output)),
     "at-once": lambda _: speed_growth.at_once(),

@@ -153,6 +153,10 @@ plan."""
     yield in_markdown(_readable(memory.rename(columns=lambda c: c.replace("_", ", "))))
 
 
+def _allocator(frame: pd.DataFrame) -> pd.DataFrame:
+    return _plain(frame.assign(optimizer=frame["optimizer"].map(label)))
+
+
 def _samples(frame: pd.DataFrame) -> pd.DataFrame:
     return pivot(frame, "to_sgd", "samples")
 
@@ -208,6 +212,17 @@ which a sum of two arrays moves as many bytes as the update must read and write 
 its arrays once). With 10,000 parameters all is in the caches, and what is measured are
 XLA's calls. The aim was 1.1 where the update dominates.""",
         _updates,
+    ),
+    "allocator": (
+        "Why large updates miss that on the CPU",
+        """\
+XLA asks for its scratch memory anew at every step, glibc gives it back to the system
+after each, and the system clears every page again. A step of training of 20 million
+parameters on eight rows, in nanoseconds a parameter, and the bytes a parameter that the
+system cleared meanwhile: as it is, and ("kept") with the environment variables
+`MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
+MALLOC_TOP_PAD_=1000000000`, which any large training on the CPU may want.""",
+        _allocator,
     ),
     "samples": (
         "From how many samples on does a step cost what the gradient costs?",

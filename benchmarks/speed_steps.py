@@ -120,7 +120,7 @@ def net(size: Size) -> tuple[optax.Params, jax.Array, jax.Array]:
     random = np.random.default_rng(0)
 
     def normal(*shape: int) -> jax.Array:
-        return jnp.asarray(random.normal(size=shape).astype(np.float32))
+        return jnp.asarray(random.standard_normal(shape, np.float32))
 
     params = [
         {"w": normal(width, width) / width**0.5, "b": jnp.zeros(width)}
@@ -194,8 +194,10 @@ def gradients(number: int, size: Size) -> Step:
         params, _ = carry
         grads = jax.grad(loss)(params, x, y)
         for _ in range(number - 1):
-            # One that waits for the first, and goes where it says, as a probe does.
-            grads = jax.grad(loss)(optax.tree.add_scale(params, -1e-6, grads), x, y)
+            # One that waits for the first, and goes where it says, as a probe does. The
+            # probe is returned, lest XLA work it out anew inside the products.
+            params = optax.tree.add_scale(params, -1e-6, grads)
+            grads = jax.grad(loss)(params, x, y)
         return params, grads
 
     return Step(step, (params, optax.tree.zeros_like(params)), x, y)

@@ -1,0 +1,81 @@
+"""What the C library's allocator costs a step on the CPU, and how to save it.
+
+XLA asks for its scratch memory anew at every step. The allocator hands large blocks back
+to the system, and the system clears each page that is touched again.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks import speed_steps
+from benchmarks.speed_steps import ELEMENTWISE, ENTRANTS, FEW, ROWS, Size
+from benchmarks.timing import Step, seconds
+
+KEEP = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "MALLOC_TOP_PAD_": "1000000000",
+}
+"""Environment variables by which glibc keeps what it was given back."""
+
+SIZE = Size(2e7, FEW, ROWS)
+STEPS = 7
+
+
+def allocator() -> pd.DataFrame:
+    """Steps of training of 20 million parameters, with and without `KEEP`.
+
+    Returns:
+      A row an optimizer: "optimizer" ("gradient" and "two gradients" are those alone),
+      "nanoseconds" and "nanoseconds_kept" (a parameter and step, the fastest),
+      "cleared" and "cleared_kept" (bytes a parameter that the system cleared).
+    """
+    plain, kept = (_in_a_process(variables) for variables in ({}, KEEP))
+    return plain.join(kept, rsuffix="_kept").reset_index()
+
+
+def _in_a_process(variables: dict[str, str]) -> pd.DataFrame:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.speed_allocator"],
+        env=os.environ | variables,
+        cwd=Path(__file__).parent.parent,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    frame = pd.read_json(StringIO(done.stdout), orient="records", lines=True)
+    return frame.set_index("optimizer")
+
+
+def _rows() -> Iterator[dict[str, Any]]:
+    for number, name in ((1, "gradient"), (2, "two gradients")):
+        yield {"optimizer": name, **_measured(speed_steps.gradients(number, SIZE))}
+    for name in ELEMENTWISE:
+        yield {
+            "optimizer": name,
+            **_measured(speed_steps.train_step(ENTRANTS[name], SIZE)),
+        }
+
+
+def _measured(step: Step) -> dict[str, float]:
+    for _ in range(2):
+        seconds(step)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    fastest = min(seconds(step) for _ in range(STEPS))
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    number = speed_steps.parameters_of(SIZE)
+    cleared = faults * resource.getpagesize() / STEPS
+    return {"nanoseconds": 1e9 * fastest / number, "cleared": cleared / number}
+
+
+if __name__ == "__main__":
+    print(pd.DataFrame(list(_rows())).to_json(orient="records", lines=True))
