@@ -1,7 +1,7 @@
 """What the C library's allocator costs a step on the CPU, and how to save it.
 
-XLA asks for its scratch memory anew at every step. The allocator hands large blocks back
-to the system, and the system clears each page that is touched again.
+XLA asks for its scratch memory anew at every step. The allocator hands large blocks
+back to the system, and the system clears each page that is touched again.
 """
 
 import os

@@ -209,7 +209,7 @@ def steps(sizes: tuple[Size, ...] = SIZES, budget: float = 1.0) -> pd.DataFrame:
     Returns:
       A row an entrant and size: "optimizer", "parameters", "leaves", "rows",
       "milliseconds", "to_gradients" (the ratio to as many gradients as it evaluates),
-      "to_sgd" (to a step of SGD).
+      "to_sgd" (to a step of SGD), "state_bytes" (a parameter).
     """
     rows = []
     for size in sizes:
@@ -227,6 +227,8 @@ def steps(sizes: tuple[Size, ...] = SIZES, budget: float = 1.0) -> pd.DataFrame:
                     "milliseconds": floor.milliseconds,
                     "to_gradients": floor.ratio,
                     "to_sgd": paired(step, sgd, budget=budget).ratio,
+                    "state_bytes": state_bytes(entrant.make(), _shapes(size))
+                    / parameters_of(size),
                 }
             )
             del step

@@ -160,5 +160,5 @@ def test_the_page_has_every_section_and_the_figure(tmp_path):
         assert speed_page.PARTS[section][0] in page
     assert "| SGD " in page
     assert (tmp_path / speed_page.FIGURE).stat().st_size > 10_000
-    line = speed_page.one_line_each(table, table)
-    assert list(line.iloc[0]) == ["SGD", 1, "1.25", "4"]
+    line = speed_page.one_line_each(table)
+    assert list(line.iloc[0]) == ["SGD", 1, "1.25", "1.25", "4"]
