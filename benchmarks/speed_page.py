@@ -220,14 +220,14 @@ AIMS = """\
    10,000 parameters, where the gradient is what costs; missed below, and at a million
    parameters on 1,024 rows (7% with many arrays, 25% with few).
 3. *Within 10% of the bytes' time where the update dominates*: missed on the CPU, by
-   Adam too. Above 10 million parameters the greater half is the allocator's, as measured
-   below. What is left are the arithmetic (two powers of two a parameter, about a
-   nanosecond on two cores) and that XLA's CPU backend writes each array in a loop of its
-   own, which reads its inputs again.
+   Adam too. Above 10 million parameters the greater half is the allocator's, as
+   measured below. What is left are the arithmetic (two powers of two a parameter, about
+   a nanosecond on two cores) and that XLA's CPU backend writes each array in a loop of
+   its own, which reads its inputs again.
 4. *State*: 1 byte a parameter for `dsa(state_dtype=jnp.int8)`, the trajectory that of
    float32 bit for bit where float32 doesn't round itself (`tests/test_range.py`).
    bfloat16 saves half and costs time: this CPU converts each number. No GPU was at hand;
-   there, arithmetic hides behind memory, and a state of fewer bytes should pay."""
+   there, arithmetic should hide behind memory, and fewer bytes pay."""
 
 
 PARTS: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
