@@ -226,8 +226,8 @@ AIMS = """\
    its own, which reads its inputs again.
 4. *State*: 1 byte a parameter for `dsa(state_dtype=jnp.int8)`, the trajectory that of
    float32 bit for bit where float32 doesn't round itself (`tests/test_range.py`).
-   bfloat16 saves half and costs time: this CPU converts each number. No GPU was at hand;
-   there, arithmetic should hide behind memory, and fewer bytes pay."""
+   bfloat16 saves half and costs time: this CPU converts each number. No GPU was at
+   hand; there, arithmetic should hide behind memory, and fewer bytes pay."""
 
 
 PARTS: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
@@ -311,7 +311,9 @@ updates on the diabetes net, compiled.""",
         "Compilation with many leaves",
         """\
 Seconds to trace and compile a step of training, by the number of arrays of four
-parameters each.""",
+parameters each. XLA's own time grows faster than the number: with 10,000 even SGD's
+step takes it minutes, and whoever has so many should put an optimizer below
+`optax.flatten`, which leaves the gradient alone to be compiled leaf by leaf.""",
         _leaves,
     ),
     "torch": (
