@@ -48,9 +48,7 @@ def _auto(memory_size: int = 30, **muon: Any) -> optax.GradientTransformation:
 VARIANTS: Mapping[str, Make] = {
     "`auto_dsa()`": dsa_optax.auto_dsa,
     "memory 10": partial(dsa_optax.auto_dsa, 10),
-    "memory 5": partial(dsa_optax.auto_dsa, 5),
     "3 of Muon's 5 iterations": partial(_auto, ns_steps=3),
-    "1 of Muon's 5 iterations": partial(_auto, ns_steps=1),
     "Muon's momentum in bfloat16": partial(_auto, mu_dtype=jnp.bfloat16),
 }
 
