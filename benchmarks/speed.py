@@ -9,7 +9,6 @@ import jax
 import pandas as pd
 
 from benchmarks import (
-    race_page,
     speed_allocator,
     speed_blend,
     speed_growth,
@@ -20,25 +19,24 @@ from benchmarks.files import replacing
 
 FOLDER = "speed"
 
-SECTIONS: Mapping[str, Callable[[Path], pd.DataFrame]] = {
-    "steps": lambda _: speed_steps.steps(),
-    "updates": lambda _: speed_steps.updates(),
-    "allocator": lambda _: speed_allocator.allocator(),
-    "parts": lambda _: speed_blend.parts(),
-    "variants": lambda output: speed_blend.variants(race_page.cache(output)),
-    "at-once": lambda _: speed_growth.at_once(),
-    "parameters": lambda _: speed_growth.parameters(),
-    "samples": lambda _: speed_growth.samples(),
-    "devices": lambda _: speed_growth.devices(),
-    "leaves": lambda _: speed_growth.leaves(),
-    "torch": lambda _: speed_torch.beside_torch(),
+SECTIONS: Mapping[str, Callable[[], pd.DataFrame]] = {
+    "steps": speed_steps.steps,
+    "updates": speed_steps.updates,
+    "allocator": speed_allocator.allocator,
+    "parts": speed_blend.parts,
+    "at-once": speed_growth.at_once,
+    "parameters": speed_growth.parameters,
+    "samples": speed_growth.samples,
+    "devices": speed_growth.devices,
+    "leaves": speed_growth.leaves,
+    "torch": speed_torch.beside_torch,
 }
-"""From the output folder to a table, in the order of the page."""
+"""What measures each, in the order of the page."""
 
 
 def measure(output: Path, section: str) -> pd.DataFrame:
     """Measures a section and keeps its table, with the machine's name, as CSV."""
-    frame = SECTIONS[section](output).assign(machine=machine())
+    frame = SECTIONS[section]().assign(machine=machine())
     with replacing(path(output, section)) as file:
         frame.to_csv(file, index=False, float_format="%.4g")
     return frame

@@ -46,7 +46,7 @@ def allocator() -> pd.DataFrame:
 def _in_a_process(variables: dict[str, str]) -> pd.DataFrame:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.speed_allocator"],
-        env=os.environ | variables,
+        env=os.environ | variables | {"JAX_PLATFORMS": "cpu"},
         cwd=Path(__file__).parent.parent,
         check=True,
         capture_output=True,

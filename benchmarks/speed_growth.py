@@ -187,7 +187,7 @@ def devices(numbers: tuple[int, ...] = (1, 2, 4, 8)) -> pd.DataFrame:
     frames = []
     for number in numbers:
         count = f"--xla_force_host_platform_device_count={number}"
-        environment = os.environ | {"XLA_FLAGS": count}
+        environment = os.environ | {"XLA_FLAGS": count, "JAX_PLATFORMS": "cpu"}
         program = [sys.executable, "-m", "benchmarks.speed_growth"]
         done = subprocess.run(
             program,

@@ -61,7 +61,7 @@ def paired(
     calls: int = 1,
     budget: float = 1.0,
 ) -> Paired:
-    """Times two calls in turns, after one of each that isn't counted.
+    """Times two calls in turns, after two of each that aren't counted.
 
     Args:
       call: what is measured.

@@ -35,8 +35,10 @@ def auto_dsa(
     Args:
       memory_size: pairs that L-BFGS remembers, each of two floats a parameter. The more
         there are, the fewer steps a badly conditioned problem takes. 0 leaves the third
-        direction out: the light form, for models whose memory is scarce. (For
-        `optax.inject_hyperparams` it is one of the `static_args`.)
+        direction out: the light form, for models whose memory is scarce. On params
+        that are spread over devices along their first axis it is spread as well; along
+        another, every device holds all of it. (For `optax.inject_hyperparams` it is
+        one of the `static_args`.)
       state_dtype: dtype of the rates. None is float32, whatever the params' dtype.
 
     Returns:

@@ -77,12 +77,6 @@ def count(name: str, value: Any, example: int) -> None:
     scalar(name, value, example, low=0)
 
 
-def zero(name: str, value: Any, when: str) -> None:
-    """Checks a hyper-parameter of which a case admits nothing but 0."""
-    if isinstance(value, jax.core.Tracer) or float(value) != 0:
-        raise ValueError(f"`{name}` must be 0 {when}, got {value}; write {name}=0.")
-
-
 def ordered(low_name: str, low: Any, high_name: str, high: Any) -> None:
     """Checks low <= high, unless one of the two is traced by JAX."""
     if any(isinstance(bound, jax.core.Tracer) for bound in (low, high)):
@@ -106,7 +100,8 @@ def floating_dtype(name: str, dtype: Any) -> None:
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
             f"`{name}` must be a floating dtype (of dsa and exponential_dsa also "
-            f"jnp.int8), got {jnp.dtype(dtype).name}; for example {name}=jnp.float32."
+            f"jnp.int8 or jnp.int16), got {jnp.dtype(dtype).name}; for example "
+            f"{name}=jnp.float32."
         )
 
 

@@ -33,7 +33,8 @@ class RateSummary(NamedTuple):
         sample of as many; minimum and maximum are of all.
       grew: share of the rates above where they were, in [0, 1].
       shrank: share of the rates below where they were, in [0, 1].
-      at_bound: share of the rates at `min_log2_lr` or `max_log2_lr`, in [0, 1].
+      at_bound: share of the rates at `min_log2_lr` or `max_log2_lr`, or at an end of
+        an integer `state_dtype`, in [0, 1].
     """
 
     quantiles: jax.Array

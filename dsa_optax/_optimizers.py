@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
 from dsa_optax import _checks, _rules
-from dsa_optax._range import Interval, Lattice, lattice
+from dsa_optax._range import COUNTS, Interval, Lattice, lattice
 from dsa_optax._skeleton import look_ahead
 from dsa_optax._state import (
     DSAState,
@@ -137,15 +138,19 @@ def dsa(
     _checks.ordered("min_log2_lr", min_log2_lr, "init_log2_lr", init_log2_lr)
     _checks.ordered("init_log2_lr", init_log2_lr, "max_log2_lr", max_log2_lr)
     _checks.one_of("zero_product", zero_product, ("drift", "hold"))
-    if state_dtype is not None and jnp.issubdtype(state_dtype, jnp.signedinteger):
-        _checks.zero("eps", eps, "with an integer `state_dtype`")
-        strides = {"decrease": decrease, "increase": increase}
+    bounds = (init_log2_lr, min_log2_lr, max_log2_lr)
+    allowed: Interval | Lattice
+    if state_dtype is not None and jnp.dtype(state_dtype) in COUNTS:
         drifts, counts = zero_product == "drift", jnp.dtype(state_dtype)
-        bounds = (init_log2_lr, min_log2_lr, max_log2_lr)
-        allowed: Interval | Lattice = lattice(*bounds, strides, drifts, counts)
+        allowed = lattice(*bounds, decrease, increase, drifts=drifts, counts=counts)
+        if isinstance(eps, jax.core.Tracer) or np.asarray(eps) != 0:
+            raise ValueError(
+                f"`eps` must be 0, and known beforehand, for `state_dtype` "
+                f"{counts.name}, got {eps}: write eps=0 (in optax.inject_hyperparams "
+                "among the static_args), or leave `state_dtype` out."
+            )
     else:
-        dtype = rates_dtype(state_dtype)
-        allowed = Interval(init_log2_lr, min_log2_lr, max_log2_lr, dtype)
+        allowed = Interval(*bounds, rates_dtype(state_dtype))
 
     def state(count: jax.Array, log2_lr: optax.Params, lr_at: jax.Array) -> DSAState:
         # jnp.array copies: a train step that donates its state must not take the

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+
+COUNTS = (jnp.dtype(jnp.int8), jnp.dtype(jnp.int16))
+"""Dtypes whose every number of units float32 tells apart."""
 
 LEAST_REACH = 12.0
 """Octaves that a rate must be able to go each way: from the default η₀ up to 1."""
@@ -111,7 +114,9 @@ def lattice(
     start: ArrayLike,
     low: ArrayLike,
     high: ArrayLike,
-    strides: Mapping[str, Any],
+    decrease: Any,
+    increase: Any,
+    *,
     drifts: bool,
     counts: jnp.dtype,
 ) -> Lattice:
@@ -121,32 +126,34 @@ def lattice(
       start: η₀.
       low: the least η allowed.
       high: the greatest η allowed.
-      strides: `decrease` and `increase`.
+      decrease: β₁.
+      increase: β₂.
       drifts: whether half their difference is a stride too.
-      counts: a signed integer dtype.
+      counts: one of `COUNTS`.
 
     Raises:
       ValueError: if the strides aren't fixed, or their common unit is so small that the
         dtype holds too few octaves.
     """
-    for name, stride in strides.items():
-        if callable(stride) or isinstance(stride, jax.core.Tracer):
-            raise ValueError(
-                f"`{name}` must be a number that is known beforehand for a state_dtype "
-                f"of {counts.name}, which counts steps of one length: give a float "
-                "(and name it in the static_args of optax.inject_hyperparams), or "
-                "leave `state_dtype` out."
-            )
-    unit = float(common_unit(strides.values(), drifts))
+    strides = (decrease, increase)
+    if any(callable(s) or isinstance(s, jax.core.Tracer) for s in strides):
+        raise ValueError(
+            f"`state_dtype` {counts.name} counts steps of one length, so `decrease` "
+            "and `increase` (of exponential_dsa, `step_size`) must be numbers that are "
+            "known beforehand: give floats, and in optax.inject_hyperparams name them "
+            'in static_args=("decrease", "increase", "eps", "state_dtype"); or leave '
+            "`state_dtype` out."
+        )
+    unit = float(common_unit(strides, drifts))
     most = jnp.iinfo(counts).max
     if most * unit < LEAST_REACH:
-        given = ", ".join(f"{name}={float(s):g}" for name, s in strides.items())
+        wider = "state_dtype=jnp.int16, " if counts == jnp.int8 else ""
         raise ValueError(
-            f"`state_dtype` {counts.name} holds up to {most} units, and the unit of "
-            f"{given} is {unit:g}: a rate could go {most * unit:.3g} octaves each way, "
-            f"where {LEAST_REACH:g} are needed. Choose strides that are small "
-            "multiples of one number, as decrease=0.6, increase=0.3, or "
-            "state_dtype=jnp.int16."
+            f"`state_dtype` {counts.name} holds up to {most} units, and that of "
+            f"decrease={float(decrease):g}, increase={float(increase):g} is {unit:g}: "
+            f"a rate could go {most * unit:.3g} octaves each way, where "
+            f"{LEAST_REACH:g} are needed. Choose strides that are small multiples of one number, as "
+            f"decrease=0.6, increase=0.3, or {wider}or leave it out."
         )
     return Lattice(start, low, high, unit, counts)
 

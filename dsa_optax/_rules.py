@@ -75,10 +75,10 @@ def exponential_step_size(rate: jax.Array, scale: ArrayLike) -> jax.Array:
 
 
 def power_of_two(exponent: jax.Array) -> jax.Array:
-    """2^x to within two units in the last place, and exact at whole x.
+    """2^x of a finite x, to within two units in the last place; exact at whole x.
 
-    Below the least normal number of the dtype it is 0. Half precision is worked out in
-    float32.
+    Where it would be below the least normal number it is 0. Half precision is worked
+    out in float32.
     """
     # XLA lowers exp2 to exp(x ln 2), which on the CPU is wrong in the sixth digit for
     # large x, and its pow is right but costs eight times as much. So exp2 is left the
@@ -86,7 +86,7 @@ def power_of_two(exponent: jax.Array) -> jax.Array:
     dtype = widest(exponent.dtype, jnp.float32)
     info = jnp.finfo(dtype)
     x = exponent.astype(dtype)
-    whole = jnp.round(x)
+    whole = jnp.floor(x)
     # The biased exponent: 0 stands for the number 0, the greatest one for infinity.
     biased = jnp.clip(whole, info.minexp - 1, info.maxexp) - (info.minexp - 1)
     integers = jnp.dtype(f"int{info.bits}")

@@ -2,13 +2,12 @@
 
 import time
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import speed, speed_blend, speed_growth, speed_page, speed_steps
+from benchmarks import speed, speed_growth, speed_page, speed_steps
 from benchmarks.__main__ import main
 from benchmarks.speed_steps import ENTRANTS, Size
 from benchmarks.timing import Step, paired
@@ -105,22 +104,8 @@ def test_all_reduces_are_counted_with_their_bytes():
     assert speed_growth._reduced(program) == (2, 4 * (30 + 2 + 1))
 
 
-def test_variants_are_cheaper_forms_of_the_one_that_ships():
-    """The parts put together by hand are `auto_dsa`, to the last bit."""
-    params = {"w": jnp.ones((3, 4)), "b": jnp.zeros(4)}
-    loss = lambda p: jnp.sum((jnp.tanh(p["w"]).sum(0) + p["b"] - 2.0) ** 2)
-    results = []
-    for tx in (speed_blend._auto(30), ENTRANTS["auto"].make()):
-        p, state = params, tx.init(params)
-        for _ in range(5):
-            updates, state = tx.update(jax.grad(loss)(p), state, p)
-            p = jax.tree.map(jnp.add, p, updates)
-        results.append(p)
-    jax.tree.map(np.testing.assert_array_equal, *results)
-
-
 def test_the_command_keeps_a_section_and_writes_the_page(tmp_path, monkeypatch, capsys):
-    small = lambda _: speed_growth.leaves((2,), ("sgd",))
+    small = lambda: speed_growth.leaves((2,), ("sgd",))
     monkeypatch.setitem(speed.SECTIONS, "leaves", small)
     assert main(["speed", "--sections", "leaves", "--output", str(tmp_path)]) == 0
     kept = pd.read_csv(tmp_path / "speed" / "leaves.csv")
