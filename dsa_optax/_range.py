@@ -152,8 +152,8 @@ def lattice(
             f"`state_dtype` {counts.name} holds up to {most} units, and that of "
             f"decrease={float(decrease):g}, increase={float(increase):g} is {unit:g}: "
             f"a rate could go {most * unit:.3g} octaves each way, where "
-            f"{LEAST_REACH:g} are needed. Choose strides that are small multiples of one number, as "
-            f"decrease=0.6, increase=0.3, or {wider}or leave it out."
+            f"{LEAST_REACH:g} are needed. Choose strides that are small multiples of "
+            f"one number, as decrease=0.6, increase=0.3, or {wider}or leave it out."
         )
     return Lattice(start, low, high, unit, counts)
 
