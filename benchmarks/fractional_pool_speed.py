@@ -1,7 +1,6 @@
 """How long fractional max-pooling takes beside Flax's ordinary max-pooling."""
 
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import pandas as pd
 
 from benchmarks.fractional_pool import fractional_max_pool
+from benchmarks.timing import seconds
 
 Layer = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -55,7 +55,7 @@ def speed(batch: int = 64, channels: int = 32, repeats: int = 21) -> pd.DataFram
     rows = []
     for name, calls in (("forward", _forward(x)), ("backward", _backward(x))):
         turns = [
-            {layer: _time(call) for layer, call in calls.items()}
+            {layer: seconds(call) for layer, call in calls.items()}
             for _ in range(repeats)
         ]
         rows += [_row(layer, name, turns) for layer in calls]
@@ -86,12 +86,6 @@ def _compiled(
     call = partial(jax.jit(function), *args)
     jax.block_until_ready(call())
     return call
-
-
-def _time(call: Callable[[], jax.Array]) -> float:
-    started = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - started
 
 
 def _row(layer: str, name: str, turns: list[dict[str, float]]) -> dict[str, object]:

@@ -1,7 +1,6 @@
 """What a gradient in parts costs, and how exact it is, beside one call for all rows."""
 
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 import dsa_optax
+from benchmarks.timing import seconds
 
 Data = tuple[np.ndarray, np.ndarray]
 Call = Callable[[], tuple[jax.Array, Any]]
@@ -67,7 +67,7 @@ def _rows(number: int, repeats: int) -> Iterator[dict[str, object]]:
     exact = _exact(params, data)
     errors = {name: _error(call()[1], exact) for name, call in calls.items()}
     turns = [
-        {name: _time(call) for name, call in calls.items()} for _ in range(repeats)
+        {name: seconds(call) for name, call in calls.items()} for _ in range(repeats)
     ]
     for name in calls:
         yield {
@@ -115,9 +115,3 @@ def _error(grads: Any, exact: Any) -> float:
         return float(np.abs(np.asarray(grad) - exact).max() / np.abs(exact).max())
 
     return max(jax.tree.leaves(jax.tree.map(error, grads, exact)))
-
-
-def _time(call: Call) -> float:
-    started = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - started

@@ -1,6 +1,5 @@
 """Runs the race, and keeps what was run: its curves, and what a step costs."""
 
-import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from benchmarks import race
 from benchmarks.files import replacing
 from benchmarks.race_contenders import Contender
 from benchmarks.runner import Problem
+from benchmarks.timing import seconds
 
 Problems = Mapping[str, Callable[[], Problem]]
 Contenders = Mapping[str, Contender]
@@ -170,7 +170,7 @@ def milliseconds(
     params = jax.jit(problem.init)(jax.random.key(0))
     compiled = jax.jit(train).lower(params).compile()
     evaluations = int(compiled(params)[-1])
-    spent = 1e3 * min(_seconds(compiled, params) for _ in range(repeats))
+    spent = 1e3 * min(seconds(lambda: compiled(params)) for _ in range(repeats))
     return Milliseconds(spent / evaluations, spent / updates)
 
 
@@ -180,9 +180,3 @@ def _value_and_grad(problem: Problem, contender: Contender) -> Callable[..., Any
         return optax.value_and_grad_from_state(problem.loss)
     plain = jax.value_and_grad(problem.loss)
     return lambda params, state: plain(params)
-
-
-def _seconds(function: Callable[[Any], Any], argument: Any) -> float:
-    started = time.perf_counter()
-    jax.block_until_ready(function(argument))
-    return time.perf_counter() - started

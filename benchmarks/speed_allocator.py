@@ -4,20 +4,15 @@ XLA asks for its scratch memory anew at every step. The allocator hands large bl
 back to the system, and the system clears each page that is touched again.
 """
 
-import os
 import resource
-import subprocess
-import sys
 from collections.abc import Iterator
-from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from benchmarks import speed_steps
 from benchmarks.speed_steps import ELEMENTWISE, ENTRANTS, FEW, ROWS, Size
-from benchmarks.timing import Step, seconds
+from benchmarks.timing import Step, in_a_process, print_rows, seconds
 
 KEEP = {
     "MALLOC_ARENA_MAX": "1",
@@ -39,21 +34,12 @@ def allocator() -> pd.DataFrame:
       "nanoseconds" and "nanoseconds_kept" (a parameter and step, the fastest),
       "cleared" and "cleared_kept" (bytes a parameter that the system cleared).
     """
-    plain, kept = (_in_a_process(variables) for variables in ({}, KEEP))
-    return plain.join(kept, rsuffix="_kept").reset_index()
-
-
-def _in_a_process(variables: dict[str, str]) -> pd.DataFrame:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.speed_allocator"],
-        env=os.environ | variables | {"JAX_PLATFORMS": "cpu"},
-        cwd=Path(__file__).parent.parent,
-        check=True,
-        capture_output=True,
-        text=True,
+    module = "benchmarks.speed_allocator"
+    plain, kept = (
+        in_a_process(module, variables).set_index("optimizer")
+        for variables in ({}, KEEP)
     )
-    frame = pd.read_json(StringIO(done.stdout), orient="records", lines=True)
-    return frame.set_index("optimizer")
+    return plain.join(kept, rsuffix="_kept").reset_index()
 
 
 def _rows() -> Iterator[dict[str, Any]]:
@@ -78,4 +64,4 @@ def _measured(step: Step) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(pd.DataFrame(list(_rows())).to_json(orient="records", lines=True))
+    print_rows(_rows())

@@ -1,13 +1,8 @@
 """How time and memory grow: with params, samples, devices, leaves, and runs at once."""
 
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,7 +15,7 @@ import dsa_optax
 from benchmarks import speed_steps
 from benchmarks.race_problems import DEVELOPMENT
 from benchmarks.speed_steps import ENTRANTS, FEW, Size
-from benchmarks.timing import paired, seconds
+from benchmarks.timing import in_a_process, paired, print_rows, seconds
 
 GROWING = ("sgd", "adam", "dsa", "adapt-parameter")
 """Whose growth is measured."""
@@ -184,20 +179,11 @@ def devices(numbers: tuple[int, ...] = (1, 2, 4, 8)) -> pd.DataFrame:
       A row an optimizer and number: "optimizer", "devices", "milliseconds",
       "all_reduces" (how many), "bytes_reduced" (a parameter), "gathers".
     """
-    frames = []
-    for number in numbers:
-        count = f"--xla_force_host_platform_device_count={number}"
-        environment = os.environ | {"XLA_FLAGS": count, "JAX_PLATFORMS": "cpu"}
-        program = [sys.executable, "-m", "benchmarks.speed_growth"]
-        done = subprocess.run(
-            program,
-            env=environment,
-            cwd=Path(__file__).parent.parent,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        frames.append(pd.read_json(StringIO(done.stdout), orient="records", lines=True))
+    option = "--xla_force_host_platform_device_count"
+    frames = [
+        in_a_process("benchmarks.speed_growth", {"XLA_FLAGS": f"{option}={number}"})
+        for number in numbers
+    ]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -259,4 +245,4 @@ def exponents(frame: pd.DataFrame, by: str, columns: tuple[str, ...]) -> pd.Data
 
 
 if __name__ == "__main__":
-    print(pd.DataFrame(list(_on_all_devices())).to_json(orient="records", lines=True))
+    print_rows(_on_all_devices())

@@ -113,9 +113,13 @@ SIZES = tuple(
 )
 
 
+def _width(size: Size) -> int:
+    return round((size.parameters / size.layers) ** 0.5)
+
+
 def net(size: Size) -> tuple[optax.Params, jax.Array, jax.Array]:
     """The params of a net with skip connections, and random data for it."""
-    width = round((size.parameters / size.layers) ** 0.5)
+    width = _width(size)
     random = np.random.default_rng(0)
 
     def normal(*shape: int) -> jax.Array:
@@ -146,7 +150,12 @@ def parameters_of(size: Size) -> int:
 
 
 def _shapes(size: Size) -> Any:
-    return jax.eval_shape(lambda: net(size._replace(rows=1))[0])
+    # Without the net, whose numbers NumPy would draw.
+    width = _width(size)
+    w, b = (
+        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((width, width), (width,))
+    )
+    return [{"w": w, "b": b}] * size.layers
 
 
 def state_bytes(tx: optax.GradientTransformation, params: Any) -> int:

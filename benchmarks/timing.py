@@ -1,12 +1,18 @@
 """Times two things side by side, so that what else the machine does falls on both."""
 
+import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from io import StringIO
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import pandas as pd
 
 MOST_TURNS = 30
 LEAST_TURNS = 3
@@ -75,16 +81,38 @@ def paired(
             result = function()
         return result
 
-    once = seconds(lambda: several(call)) + seconds(lambda: several(beside))
-    once = seconds(lambda: several(call)) + seconds(lambda: several(beside))
-    turns = max(LEAST_TURNS, min(MOST_TURNS, int(budget / once)))
-    times = [
-        (seconds(lambda: several(call)), seconds(lambda: several(beside)))
-        for _ in range(turns)
-    ]
+    def turn() -> tuple[float, float]:
+        return seconds(lambda: several(call)), seconds(lambda: several(beside))
+
+    turn()
+    turns = max(LEAST_TURNS, min(MOST_TURNS, int(budget / sum(turn()))))
+    times = [turn() for _ in range(turns)]
     first, second = zip(*times, strict=True)
     return Paired(
         1e3 * statistics.median(first) / calls,
         1e3 * statistics.median(second) / calls,
         statistics.median(a / b for a, b in times),
     )
+
+
+def in_a_process(module: str, variables: Mapping[str, str]) -> pd.DataFrame:
+    """The table that a module prints (by `print_rows`), run on the CPU by itself.
+
+    Args:
+      module: its name, for `python -m`.
+      variables: of its environment, which have to be there before it starts.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        env={**os.environ, **variables, "JAX_PLATFORMS": "cpu"},
+        cwd=Path(__file__).parent.parent,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return pd.read_json(StringIO(done.stdout), orient="records", lines=True)
+
+
+def print_rows(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Prints a table for `in_a_process`."""
+    print(pd.DataFrame(list(rows)).to_json(orient="records", lines=True))
