@@ -314,14 +314,23 @@ def map_lists(batches):
     return [list(batch) for batch in batches]
 
 
+def aligned(*shape):
+    """An array at a multiple of 64 bytes, whose memory JAX would share."""
+    memory = np.empty(8 * np.prod(shape) + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + 8 * np.prod(shape)].view(float).reshape(shape)
+
+
 def test_a_loader_may_fill_the_same_memory_again():
     data = make_data(64)
+    x, y = aligned(8, 3), aligned(8)
 
     def batches():
-        x, y = np.empty((8, 3)), np.empty(8)
         for start in range(0, 64, 8):
             x[:], y[:] = (array[start : start + 8] for array in data)
             yield x, y
+            used = {a.unsafe_buffer_pointer() for a in jax.live_arrays()}
+            assert not used & {x.ctypes.data, y.ctypes.data}
             x[:], y[:] = np.nan, np.nan
 
     got = dsa_optax.streamed_value_and_grad(loss, batches)(make_params())
