@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.scipy.linalg import solve_triangular
 
 from dsa_optax._state import widest
+
+_matmul = partial(jnp.matmul, precision="highest")
 
 
 class LBFGSState(NamedTuple):
@@ -21,7 +22,9 @@ class LBFGSState(NamedTuple):
       grads: the gradient there.
       steps: s = θ − θ₋ of the last m pairs: each leaf a matrix, a slot to a row.
       turns: y = g − g₋ of the last m pairs, likewise.
-      steps_by_turns: the scalar products ⟨sᵢ, yⱼ⟩, shape (m, m).
+      curvatures: the scalar products ⟨sᵢ, yᵢ⟩, shape (m,); zero for an empty slot.
+      inverse: of the matrix with ⟨sᵢ, yⱼ⟩ / ⟨sᵢ, yᵢ⟩ where pair i is not newer than
+        pair j, else 0; shape (m, m). Zero in the rows and columns of empty slots.
       turns_by_turns: the scalar products ⟨yᵢ, yⱼ⟩, shape (m, m).
     """
 
@@ -31,7 +34,8 @@ class LBFGSState(NamedTuple):
     grads: optax.Updates
     steps: Any
     turns: Any
-    steps_by_turns: jax.Array
+    curvatures: jax.Array
+    inverse: jax.Array
     turns_by_turns: jax.Array
 
 
@@ -47,9 +51,11 @@ def lbfgs_direction(memory_size: int) -> optax.GradientTransformation:
         + S R^{-\top} \left(D p + \gamma (Y^\top Y p - Y^\top g)\right),
 
     whose few products with the whole memory take the place of the 2m that the two-loop
-    recursion takes one after the other. A pair without a clearly positive curvature is
-    left out, so that H stays positive definite; where rounding spoils the direction all
-    the same, it is zero.
+    recursion takes one after the other. The inverse of :math:`D^{-1} R` is kept instead
+    of R: without the oldest pair the inverse of the rest is a block of it, and a new
+    pair adds one column to it, so no system is ever solved, and the pairs can lie in
+    any order. A pair without a clearly positive curvature is left out, so that H stays
+    positive definite; where rounding spoils the direction all the same, it is zero.
 
     Args:
       memory_size: m ≥ 1, how many pairs are remembered.
@@ -75,7 +81,6 @@ def lbfgs_direction(memory_size: int) -> optax.GradientTransformation:
         def rows() -> Any:
             return jax.tree.map(lambda z: jnp.stack([z.ravel()] * memory_size), zeros)
 
-        products = jnp.zeros((memory_size, memory_size), dtype)
         return LBFGSState(
             count=jnp.zeros([], jnp.int32),
             pairs=jnp.zeros([], jnp.int32),
@@ -83,14 +88,15 @@ def lbfgs_direction(memory_size: int) -> optax.GradientTransformation:
             grads=optax.tree.zeros_like(zeros),
             steps=rows(),
             turns=rows(),
-            steps_by_turns=products,
-            turns_by_turns=jnp.array(products),
+            curvatures=jnp.zeros(memory_size, dtype),
+            inverse=jnp.zeros((memory_size, memory_size), dtype),
+            turns_by_turns=jnp.zeros((memory_size, memory_size), dtype),
         )
 
     def update(
         updates: optax.Updates, state: LBFGSState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, LBFGSState]:
-        dtype = state.steps_by_turns.dtype
+        dtype = state.inverse.dtype
         grads = optax.tree.cast(updates, dtype)
         state = _remembered(grads, state, optax.tree.cast(params, dtype))
         direction = _direction(grads, state)
@@ -105,25 +111,27 @@ def _remembered(
     """The state with the pair of the last step, if it is of use."""
     step = jax.tree.map(_row_between, params, state.params)
     turn = jax.tree.map(_row_between, grads, state.grads)
-    curvature = jnp.asarray(optax.tree.vdot(step, turn), state.steps_by_turns.dtype)
+    curvature = jnp.asarray(optax.tree.vdot(step, turn), state.inverse.dtype)
     clear = (
         jnp.finfo(curvature.dtype).eps * optax.tree.norm(step) * optax.tree.norm(turn)
     )
     useful = (state.count > 0) & (curvature > clear)
-    slot = state.pairs % len(state.steps_by_turns)
+    slot = state.pairs % len(state.curvatures)
 
     def put(rows: jax.Array, row: jax.Array) -> jax.Array:
         return rows.at[slot].set(jnp.where(useful, row, rows[slot]))
 
     steps = jax.tree.map(put, state.steps, step)
     turns = jax.tree.map(put, state.turns, turn)
-    # Older steps by the new turn, and nothing else, is what R takes of SᵀY.
-    none = jnp.zeros_like(state.steps_by_turns[0])
-    along_steps, along_turns = (
-        _products(steps, turn, none),
-        _products(turns, turn, none),
-    )
-    of_turns = put(state.turns_by_turns, along_turns)
+
+    new = useful & (jnp.arange(len(state.curvatures), dtype=slot.dtype) == slot)
+    none = jnp.zeros_like(state.curvatures)
+    by_turn = _products(turns, turn, none)
+    of_turns = jnp.where(new[:, None], by_turn, state.turns_by_turns)
+    curvatures = jnp.where(new, curvature, state.curvatures)
+    bent = _divided(_products(steps, turn, none), curvatures)
+    others = jnp.where(new[:, None] | new, 0, state.inverse)
+    column = jnp.where(new, 1, -_matmul(others, bent))
     return LBFGSState(
         count=optax.safe_increment(state.count),
         pairs=state.pairs + useful.astype(jnp.int32),
@@ -131,40 +139,32 @@ def _remembered(
         grads=grads,
         steps=steps,
         turns=turns,
-        steps_by_turns=put(state.steps_by_turns.T, along_steps).T,
-        turns_by_turns=put(of_turns.T, along_turns).T,
+        curvatures=curvatures,
+        inverse=jnp.where(new, column[:, None], others),
+        turns_by_turns=jnp.where(new, by_turn[:, None], of_turns),
     )
 
 
 def _direction(grads: optax.Updates, state: LBFGSState) -> optax.Updates:
     """−Hg, or zero where rounding spoils it."""
-    memory_size = len(state.steps_by_turns)
-    by_age = (state.pairs + jnp.arange(memory_size, dtype=jnp.int32)) % memory_size
-    diagonal = jnp.diag(state.steps_by_turns)[by_age]
-    empty = diagonal == 0
-    r = jnp.triu(state.steps_by_turns[by_age][:, by_age])
-    # An empty slot's row is zero but for this, and so are its coefficients.
-    r = r + jnp.diag(jnp.where(empty, 1, 0).astype(r.dtype))
-    y_y = state.turns_by_turns[by_age][:, by_age]
-    none = jnp.zeros_like(diagonal)
+    none = jnp.zeros_like(state.curvatures)
     row = jax.tree.map(jnp.ravel, grads)
-    s_g = _products(state.steps, row, none)[by_age]
-    y_g = _products(state.turns, row, none)[by_age]
+    s_g = _products(state.steps, row, none)
+    y_g = _products(state.turns, row, none)
 
     norm = optax.tree.norm(grads)
     first = jnp.minimum(1, 1 / jnp.where(norm == 0, 1, norm))
-    gamma = jnp.where(
-        empty[-1], first, diagonal[-1] / jnp.where(empty[-1], 1, y_y[-1, -1])
-    )
+    last = (state.pairs - 1) % len(none)
+    length = state.turns_by_turns[last, last]
+    gamma = jnp.where(state.pairs > 0, _divided(state.curvatures[last], length), first)
 
-    p = solve_triangular(r, s_g)
-    along_steps = solve_triangular(r, diagonal * p + gamma * (y_y @ p - y_g), trans=1)
-    by_slot = jnp.argsort(by_age)
-    p, along_steps = p[by_slot], along_steps[by_slot]
+    p = _matmul(state.inverse, _divided(s_g, state.curvatures))
+    rest = state.curvatures * p + gamma * (_matmul(state.turns_by_turns, p) - y_g)
+    along_steps = _divided(_matmul(rest, state.inverse), state.curvatures)
 
     def leaf(grad: jax.Array, steps: jax.Array, turns: jax.Array) -> jax.Array:
-        from_turns = jnp.matmul(p, turns, precision="highest")
-        from_steps = jnp.matmul(along_steps, steps, precision="highest")
+        from_turns = _matmul(p, turns)
+        from_steps = _matmul(along_steps, steps)
         row = gamma * (grad.ravel() - from_turns) + from_steps
         return -row.reshape(grad.shape)
 
@@ -174,11 +174,17 @@ def _direction(grads: optax.Updates, state: LBFGSState) -> optax.Updates:
     return jax.tree.map(lambda d: jnp.where(sound, d, 0), direction)
 
 
+def _divided(products: jax.Array, curvatures: jax.Array) -> jax.Array:
+    """Zero where a slot is empty."""
+    empty = curvatures == 0
+    return jnp.where(empty, 0, products / jnp.where(empty, 1, curvatures))
+
+
 def _row_between(x: jax.Array, before: jax.Array) -> jax.Array:
     return jnp.ravel(x - before)
 
 
 def _products(rows: Any, row: Any, none: jax.Array) -> jax.Array:
     """The scalar products of every slot of a memory with a row, added to `none`."""
-    each = jax.tree.map(partial(jnp.matmul, precision="highest"), rows, row)
+    each = jax.tree.map(_matmul, rows, row)
     return jax.tree.reduce(jnp.add, each, none)

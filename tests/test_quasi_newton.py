@@ -104,7 +104,7 @@ def test_no_descent_is_no_direction_and_no_harm_afterwards(bad):
     np.testing.assert_array_equal(found[4], 0)
     assert np.isfinite(found).all()
     assert (np.sum(found * np.nan_to_num(grads, posinf=0), axis=1)[5:] < 0).all()
-    for kept in (state.steps_by_turns, state.turns_by_turns, state.steps, state.turns):
+    for kept in (state.inverse, state.turns_by_turns, state.steps, state.turns):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept))
 
 
@@ -118,9 +118,7 @@ def test_dtypes_are_those_of_the_gradient_and_stay(dtype):
     types = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
     assert types(found) == types(params)
     assert types(after) == types(state)
-    assert state.steps_by_turns.dtype == (
-        "float64" if dtype == "float64" else "float32"
-    )
+    assert state.inverse.dtype == ("float64" if dtype == "float64" else "float32")
 
 
 def test_params_without_leaves_and_of_several_dtypes():
