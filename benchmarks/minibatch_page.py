@@ -67,7 +67,11 @@ attention net it is that of the next character.
 on the very test examples: the rivals are flattered. The grids, with the default first:
 {grids}. In parentheses stands the first epoch after which the mean accuracy is at the
 target, or – if it never is. The target is what the best rival, at its best setting, has
-after three quarters of the epochs (rounded up)."""
+after three quarters of the epochs (rounded up).
+
+adapt(Muon) is `adapt(optax.contrib.muon(1.0), init_log2_lr=-5.0, decrease=0.5)` in all
+cells: numbers chosen on the two nets on MNIST (see [what was tried](../tried.md)), on
+which CIFAR-10 and the names had no say."""
 
 
 def tables(records: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -104,11 +104,15 @@ RIVALS: Mapping[str, Contender] = {
 
 OURS: Mapping[str, Contender] = {
     "adapted-muon": Contender(
-        "adapt(Muon)", lambda _: dsa_optax.adapt(optax.contrib.muon(1.0)), ours=True
+        "adapt(Muon)",
+        lambda _: dsa_optax.adapt(
+            optax.contrib.muon(1.0), init_log2_lr=-5.0, decrease=0.5
+        ),
+        ours=True,
     ),
     "auto-dsa": FULL_BATCH["auto-dsa"],
 }
-"""The form for mini-batches, and the one for full batches, which isn't."""
+"""The form for mini-batches, chosen on MNIST, and the one for full batches."""
 
 CONTENDERS: Mapping[str, Contender] = {**RIVALS, **OURS}
 

@@ -105,7 +105,9 @@ def adapt(
     far the minimum is: were the loss a parabola along :math:`d_{t-1}`, a step
     :math:`1 / (1 - r)` times as long would have ended there.
 
-    For full-batch training; with one rate a tensor, or for all, also for mini-batches.
+    For full-batch training; with one rate a tensor, or for all, also for mini-batches,
+    whose noise lowers the rates: they are better off with a `decrease` of 0.5, and a
+    start near the inner optimizer's usual rate, such as 2⁻⁵ for Muon.
 
     Args:
       inner: any optimizer, at a learning rate of 1: `optax.contrib.muon(1.0)`,

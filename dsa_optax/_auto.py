@@ -30,7 +30,8 @@ def auto_dsa(
     gradient.
 
     For full-batch training, and for the polishing after mini-batches. On mini-batches
-    themselves use the second direction alone, `adapt(optax.contrib.muon(1.0))`.
+    themselves use the second direction alone, with numbers that noise suits better:
+    `adapt(optax.contrib.muon(1.0), init_log2_lr=-5.0, decrease=0.5)`.
 
     Args:
       memory_size: pairs that L-BFGS remembers, each of two floats a parameter. The more
