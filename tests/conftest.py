@@ -1,7 +1,8 @@
 """Tests run in 64 bits, to compare with NumPy, and promote no dtype silently.
 
 The doctests of the library run as a user would, in 32 bits. Compiling takes the most
-time: pytest's cache keeps what XLA made.
+time: pytest's cache keeps what XLA made, and XLA optimises for the tests alone that
+compare bits and roundings (`optimised`), and for the doctests.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,15 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def strict_and_64_bit() -> Iterator[None]:
     with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        jax.config.update("jax_disable_most_optimizations", True)
         yield
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def optimised(strict_and_64_bit: None) -> None:
+    """XLA's optimisations, as users have them."""
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ from dsa_optax._quasi_newton import lbfgs_direction
 from tests.problems import flatten_rows
 from tests.reference_adapt import lbfgs_directions
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SHAPES = {"a": (3,), "b": (2, 2), "c": ()}
 SIZE = 8
 

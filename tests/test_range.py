@@ -17,6 +17,8 @@ from dsa_optax._range import common_unit
 from dsa_optax._state import log2_rates
 from tests.problems import PROBLEMS, REGRESSION
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 F32 = np.float32
 
 

@@ -16,7 +16,7 @@ import pytest
 import dsa_optax
 from dsa_optax.training import fit
 
-pytestmark = pytest.mark.usefixtures("as_users_run_it")
+pytestmark = pytest.mark.usefixtures("as_users_run_it", "optimised")
 
 KEY = 3
 ROWS, BATCH = 50, 16  # the last mini-batch has two rows
