@@ -80,12 +80,14 @@ def samples(
 
 
 def leaves(
-    numbers: tuple[int, ...] = (10, 100, 1000),
+    numbers: tuple[int, ...] = (10, 100, 1000, 10_000),
     names: tuple[str, ...] = GROWING,
+    most: int = 1000,
 ) -> pd.DataFrame:
     """Time to trace and compile a step of training whose params have many leaves.
 
-    The optimizers of "flat" rows stand below `optax.flatten`, and see one leaf.
+    The optimizers of "flat" rows stand below `optax.flatten`, and see one leaf. Above
+    `most` leaves `adapt` is compiled in that way alone.
 
     Returns:
       A row an optimizer and number: "optimizer", "leaves", "flat", "seconds".
@@ -93,6 +95,8 @@ def leaves(
     rows = []
     for number in numbers:
         for name, flat in (*((n, False) for n in names), ("adapt-parameter", True)):
+            if number > most and name == "adapt-parameter" and not flat:
+                continue
             rows.append(
                 {
                     "optimizer": name,

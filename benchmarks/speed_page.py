@@ -280,9 +280,8 @@ a parameter.""",
 A step of training on two nets of the race, of 1,441 and 2,410 parameters, divided by a
 step of SGD; each the fastest of ten, timed apart, so that a tenth says nothing. What a
 shorter memory would lose was [raced before](../tried.md): 30 pairs take 0.91 of the
-evaluations of 10, and cost little more; 5 were clearly worse. With 3 of Muon's 5
-iterations, or its momentum in bfloat16, the development half of the race goes as well,
-and the first saves a tenth of the step; see there.""",
+evaluations of 10, and cost little more; 5 were clearly worse. 3 of Muon's 5 iterations
+save a tenth of the step, which more evaluations eat up; see there.""",
         _parts,
     ),
     "parameters": (
