@@ -80,14 +80,12 @@ def samples(
 
 
 def leaves(
-    numbers: tuple[int, ...] = (10, 100, 1000, 10_000),
+    numbers: tuple[int, ...] = (10, 100, 1000),
     names: tuple[str, ...] = GROWING,
-    most: int = 1000,
 ) -> pd.DataFrame:
     """Time to trace and compile a step of training whose params have many leaves.
 
-    The optimizers of "flat" rows stand below `optax.flatten`, and see one leaf. Above
-    `most` leaves `adapt` is compiled in that way alone.
+    The optimizers of "flat" rows stand below `optax.flatten`, and see one leaf.
 
     Returns:
       A row an optimizer and number: "optimizer", "leaves", "flat", "seconds".
@@ -95,8 +93,6 @@ def leaves(
     rows = []
     for number in numbers:
         for name, flat in (*((n, False) for n in names), ("adapt-parameter", True)):
-            if number > most and name == "adapt-parameter" and not flat:
-                continue
             rows.append(
                 {
                     "optimizer": name,

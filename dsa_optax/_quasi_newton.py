@@ -129,6 +129,7 @@ def _remembered(
     by_turn = _products(turns, turn, none)
     of_turns = jnp.where(new[:, None], by_turn, state.turns_by_turns)
     curvatures = jnp.where(new, curvature, state.curvatures)
+    # The new column of D⁻¹R, and what it makes of the inverse without the oldest pair.
     bent = _divided(_products(steps, turn, none), curvatures)
     others = jnp.where(new[:, None] | new, 0, state.inverse)
     column = jnp.where(new, 1, -_matmul(others, bent))
