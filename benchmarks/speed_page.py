@@ -318,9 +318,9 @@ updates on the diabetes net, compiled.""",
         """\
 Seconds to trace and compile a step of training, by the number of arrays of four
 parameters each. XLA's own time grows faster than the number: with 10,000 it had not
-compiled a step of SGD, whose loss sums over them all, after 20 minutes, nor Adam's update
-alone after three (tried once; tracing took seconds). Whoever has so many may put an
-optimizer below `optax.flatten`.""",
+compiled a step of SGD, whose loss sums over them all, after 20 minutes, nor Adam's
+update alone after three (tried once; tracing took seconds). Whoever has so many may put
+an optimizer below `optax.flatten`.""",
         _leaves,
     ),
     "torch": (
