@@ -71,7 +71,8 @@ after three quarters of the epochs (rounded up).
 
 adapt(Muon) is `adapt(optax.contrib.muon(1.0), init_log2_lr=-5.0, decrease=0.5)` in all
 cells: numbers chosen on the two nets on MNIST (see [what was tried](../tried.md)), on
-which CIFAR-10 and the names had no say."""
+which CIFAR-10 and the names had no say. These are short runs, of 20 to 400 steps: in a
+thousand or two the noise carries its rates away, and it stands still (see there)."""
 
 
 def tables(records: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -105,9 +105,10 @@ def adapt(
     far the minimum is: were the loss a parabola along :math:`d_{t-1}`, a step
     :math:`1 / (1 - r)` times as long would have ended there.
 
-    For full-batch training; with one rate a tensor, or for all, also for mini-batches,
-    whose noise lowers the rates: they are better off with a `decrease` of 0.5, and a
-    start near the inner optimizer's usual rate, such as 2⁻⁵ for Muon.
+    For full-batch training; with one rate a tensor, or for all, also for some hundred
+    steps of mini-batches, with a `decrease` of 0.5 and a start near the inner
+    optimizer's usual rate, such as 2⁻⁵ for Muon. In longer runs their noise carries the
+    rates away, mostly down, and nothing brings them back.
 
     Args:
       inner: any optimizer, at a learning rate of 1: `optax.contrib.muon(1.0)`,
