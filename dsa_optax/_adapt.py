@@ -82,6 +82,7 @@ def adapt(
     decrease: ArrayLike = 1.0,
     increase: ArrayLike = 0.3,
     first_increase: ArrayLike = 1.0,
+    min_log2_lr: ArrayLike = LEAST_LOG2_LR,
     max_log2_lr: ArrayLike = 126.0,
     max_relative_step: ArrayLike = 0.2,
     state_dtype: Any | None = None,
@@ -105,10 +106,10 @@ def adapt(
     far the minimum is: were the loss a parabola along :math:`d_{t-1}`, a step
     :math:`1 / (1 - r)` times as long would have ended there.
 
-    For full-batch training; with one rate a tensor, or for all, also for some hundred
-    steps of mini-batches, with a `decrease` of 0.5 and a start near the inner
-    optimizer's usual rate, such as 2⁻⁵ for Muon. In longer runs their noise carries the
-    rates away, mostly down, and nothing brings them back.
+    For full-batch training; with one rate a tensor, or for all, also for mini-batches.
+    There noise moves the rates, mostly down: start near the inner optimizer's usual
+    rate, halve `decrease`, and set `min_log2_lr` to a rate that training may end with,
+    such as −5, 0.5 and −9 for Muon.
 
     Args:
       inner: any optimizer, at a learning rate of 1: `optax.contrib.muon(1.0)`,
@@ -120,6 +121,7 @@ def adapt(
       decrease: β₁ ≥ 0, how much η falls at most in a step.
       increase: β₂ ≥ 0, how much η rises at most in a step.
       first_increase: β₂ of a rate that was never too high yet; so η₀ counts for little.
+      min_log2_lr: the least η, but where `max_relative_step` allows less.
       max_log2_lr: the greatest η.
       max_relative_step: what no step of a tensor exceeds, as a share of its own root
         mean square (or of 0.05, where that is more): of the root mean square of the
@@ -161,6 +163,7 @@ def adapt(
     """
     for name, value, example in (
         ("init_log2_lr", init_log2_lr, -10.0),
+        ("min_log2_lr", min_log2_lr, LEAST_LOG2_LR),
         ("max_log2_lr", max_log2_lr, 126.0),
     ):
         _checks.scalar(name, value, example)
@@ -172,6 +175,7 @@ def adapt(
     ):
         _checks.scalar(name, value, example, low=0)
     _checks.one_of("granularity", granularity, tuple(_RATES))
+    _checks.ordered("min_log2_lr", min_log2_lr, "init_log2_lr", init_log2_lr)
     _checks.ordered("init_log2_lr", init_log2_lr, "max_log2_lr", max_log2_lr)
     inner = optax.with_extra_args_support(inner)
     rates, dtype = _RATES[granularity], rates_dtype(state_dtype)
@@ -189,6 +193,7 @@ def adapt(
             steepest=jnp.zeros([], precise),
             inner=inner.init(params),
             start=jnp.array(init_log2_lr, dtype),
+            floor=jnp.array(min_log2_lr, dtype),
             ceiling=jnp.array(max_log2_lr, dtype),
         )
 
@@ -206,7 +211,8 @@ def adapt(
         # A length that is no number bounds nothing, and none takes a rate to −∞.
         highest = jnp.asarray(max_log2_lr, rate.dtype)
         ceiling = jnp.fmin(jnp.asarray(most, rate.dtype), highest)
-        return jnp.maximum(jnp.minimum(rate, ceiling), LEAST_LOG2_LR)
+        raised = jnp.maximum(rate, jnp.asarray(min_log2_lr, rate.dtype))
+        return jnp.maximum(jnp.minimum(raised, ceiling), LEAST_LOG2_LR)
 
     def update(
         updates: optax.Updates,

@@ -29,9 +29,9 @@ def auto_dsa(
     that the direction that serves the problem carries the step. An update costs one
     gradient.
 
-    For full-batch training, and for the polishing after mini-batches. For some hundred
-    steps on mini-batches themselves use the second direction alone, as
-    `adapt(optax.contrib.muon(1.0), init_log2_lr=-5.0, decrease=0.5)`.
+    For full-batch training, and for the polishing after mini-batches. On mini-batches
+    themselves use the second direction alone, with numbers that suit their noise:
+    `adapt(muon(1.0), init_log2_lr=-5.0, min_log2_lr=-9.0, decrease=0.5)`.
 
     Args:
       memory_size: pairs that L-BFGS remembers, each of two floats a parameter. The more

@@ -10,7 +10,6 @@ import optax
 from dsa_optax._blend import BlendState
 from dsa_optax._rules import exponential_step_size
 from dsa_optax._state import (
-    LEAST_LOG2_LR,
     AdaptState,
     DSAState,
     LinearDSAState,
@@ -130,9 +129,8 @@ def summary(
     def at_bound(held: jax.Array) -> jax.Array:
         if isinstance(found, LinearDSAState):
             return jnp.zeros_like(held, bool)  # a linear rate has no bound
-        floor = found.floor if isinstance(found, DSAState) else LEAST_LOG2_LR
         held = held.astype(found.ceiling.dtype)
-        return (held == floor) | (held == found.ceiling)
+        return (held == found.floor) | (held == found.ceiling)
 
     def leaf(
         rate: jax.Array, before: jax.Array, lr: jax.Array, held: jax.Array

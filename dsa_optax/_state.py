@@ -69,6 +69,7 @@ class AdaptState(NamedTuple):
       steepest: the greatest absolute entry of a gradient so far, a scalar.
       inner: the state of the optimizer that gives the directions.
       start: the η that every rate began with, a scalar.
+      floor: the least η allowed, a scalar.
       ceiling: the greatest η allowed, a scalar.
     """
 
@@ -79,6 +80,7 @@ class AdaptState(NamedTuple):
     steepest: jax.Array
     inner: optax.OptState
     start: jax.Array
+    floor: jax.Array
     ceiling: jax.Array
 
 

@@ -47,7 +47,7 @@ class Adapt:
     first_increase: float
     max_log2_lr: float
     max_relative_step: float
-    least_log2_lr: float = -126.0
+    min_log2_lr: float = -126.0
     least_rms: float = 0.05
     eps: float = np.finfo(np.float64).eps
     grads: list = field(default_factory=list)
@@ -81,8 +81,8 @@ class Adapt:
             if too_high and self.granularity == "parameter":
                 d[group] = 0.0
             if lost or not silent:
-                eta = min(self.eta[k] + move, self.ceiling(group, d, theta))
-                self.eta[k] = max(eta, self.least_log2_lr)
+                eta = max(self.eta[k] + move, self.min_log2_lr)
+                self.eta[k] = max(min(eta, self.ceiling(group, d, theta)), -126.0)
         if silent:
             d[:] = 0.0
 

@@ -106,6 +106,7 @@ SLOWER = {"decrease": 0.1, "increase": 0.05, "first_increase": 0.2}
         (QUADRATIC, "parameter", "momentum", SLOW | {"max_log2_lr": -7.0}),
         (QUADRATIC, "tensor", "momentum", {}),
         (QUADRATIC, "tensor", "sign", SLOWER),
+        (QUADRATIC, "tensor", "sign", SLOWER | {"min_log2_lr": -10.0}),
         (QUADRATIC, "global", "sgd", SLOW | {"max_log2_lr": -7.0}),
         (QUADRATIC, "global", "momentum", SLOWER),
         (ROSENBROCK, "tensor", "momentum", {}),
@@ -334,6 +335,16 @@ def test_no_step_is_longer_and_no_rate_higher_than_allowed(
                 assert np.max(np.abs(update)) <= allowed
         for rates in jax.tree.leaves(state.log2_lr):
             assert np.all((rates >= -126) & (rates <= F32(highest)))
+
+
+@pytest.mark.parametrize(("share", "least"), [(1.0, -6.5), (2.0**-8, -8.0)])
+def test_no_rate_is_lower_than_allowed_but_for_the_longest_step(share, least):
+    limits = {"init_log2_lr": -5.0, "min_log2_lr": -6.5, "max_relative_step": share}
+    tx, w = adapt(optax.sgd(1.0), "global", **limits), jnp.ones(4, F32)
+    state = tx.init(w)
+    for sign in (1, -1, 1, -1):  # every step was twice too long
+        _, state = tx.update(sign * w, state, w)
+    assert float(state.log2_lr) == least
 
 
 # Symmetries. --------------------------------------------------------------------------
@@ -614,6 +625,8 @@ def test_other_bad_input_is_named():
         dsa_optax.adapt(sgd, "row")
     with pytest.raises(ValueError, match=r"`init_log2_lr` .* above `max_log2_lr`"):
         dsa_optax.adapt(sgd, init_log2_lr=1.0, max_log2_lr=0.0)
+    with pytest.raises(ValueError, match=r"`min_log2_lr` .* above `init_log2_lr`"):
+        dsa_optax.adapt(sgd, init_log2_lr=-10.0, min_log2_lr=-9.0)
     with pytest.raises(TypeError, match="`state_dtype` must be a floating"):
         dsa_optax.adapt(sgd, state_dtype=jnp.int32)
     tx, w = adapt(sgd, "tensor"), jnp.ones(2, F32)

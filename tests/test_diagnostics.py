@@ -175,6 +175,12 @@ def test_summary_of_adapt_counts_what_sits_at_its_ceiling():
     assert float(dsa_optax.summary(last).at_bound) == 1
 
 
+def test_summary_of_adapt_counts_what_sits_at_its_floor():
+    options = {"init_log2_lr": -9.0, "min_log2_lr": -9.0, "increase": 0.0}
+    tx = dsa_optax.adapt(optax.sgd(1.0), "global", **options, first_increase=0.0)
+    assert float(dsa_optax.summary(after(tx, 2)[-1]).at_bound) == 1
+
+
 def test_rates_of_a_blend_are_those_of_its_adapted_parts():
     adapted = dsa_optax.adapt(optax.sgd(1.0), "global")
     tx = dsa_optax.blend(adapted, optax.sgd(0.1), dsa_optax.dsa(-4.0))
