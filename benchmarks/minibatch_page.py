@@ -69,7 +69,7 @@ on the very test examples: the rivals are flattered. The grids, with the default
 target, or – if it never is. The target is what the best rival, at its best setting, has
 after three quarters of the epochs (rounded up).
 
-adapt(Muon) is `adapt(optax.contrib.muon(1.0), init_log2_lr=-5.0, min_log2_lr=-9.0,
+adapt(Muon) is `adapt(optax.contrib.muon(1.0), init_log2_lr=-5.0, min_log2_lr=-12.0,
 decrease=0.5)` in all cells: numbers chosen on the two nets on MNIST, on which CIFAR-10
 and the names had no say. These are short runs, of 20 to 400 steps; see [what was
 tried](../tried.md) for a long one."""

@@ -106,7 +106,7 @@ OURS: Mapping[str, Contender] = {
     "adapted-muon": Contender(
         "adapt(Muon)",
         lambda _: dsa_optax.adapt(
-            optax.contrib.muon(1.0), init_log2_lr=-5.0, min_log2_lr=-9.0, decrease=0.5
+            optax.contrib.muon(1.0), init_log2_lr=-5.0, min_log2_lr=-12.0, decrease=0.5
         ),
         ours=True,
     ),

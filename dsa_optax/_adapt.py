@@ -109,7 +109,7 @@ def adapt(
     For full-batch training; with one rate a tensor, or for all, also for mini-batches.
     There noise moves the rates, mostly down: start near the inner optimizer's usual
     rate, halve `decrease`, and set `min_log2_lr` to a rate that training may end with,
-    such as −5, 0.5 and −9 for Muon.
+    such as −5, 0.5 and −12 for Muon.
 
     Args:
       inner: any optimizer, at a learning rate of 1: `optax.contrib.muon(1.0)`,

@@ -31,7 +31,7 @@ def auto_dsa(
 
     For full-batch training, and for the polishing after mini-batches. On mini-batches
     themselves use the second direction alone, with numbers that suit their noise:
-    `adapt(muon(1.0), init_log2_lr=-5.0, min_log2_lr=-9.0, decrease=0.5)`.
+    `adapt(muon(1.0), init_log2_lr=-5.0, min_log2_lr=-12.0, decrease=0.5)`.
 
     Args:
       memory_size: pairs that L-BFGS remembers, each of two floats a parameter. The more
