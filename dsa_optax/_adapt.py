@@ -18,57 +18,75 @@ import optax
 from jax.typing import ArrayLike
 
 from dsa_optax import _checks, _rules
+from dsa_optax._sizes import room, root_mean_square, size_of_all, sizes
 from dsa_optax._skeleton import map_below, step, working_precision
 from dsa_optax._state import LEAST_LOG2_LR, AdaptState, filled_like, rates_dtype, widest
+from dsa_optax._step_back import step_back
 
 Granularity: TypeAlias = Literal["parameter", "tensor", "global"]
 
-_LEAST_RMS = 0.05
-"""The root mean square that a tensor moves as if it had at least: biases begin at 0."""
+FIRST_LOG2_LR = -10.0
+"""What a rate begins with for a tensor of size 1."""
 
 
 class _Rates(NamedTuple):
     """How many rates there are, and what one of them stands for.
 
     Attributes:
-      like: from the params and a scalar to a tree of rates, all of them that scalar.
+      sizes: from the params to the sizes of what has a start of its own, scalars.
+      like: from the params and such scalars to a tree of rates.
       total: from a tree like the params to its sums over what each rate is for.
       length: of a direction's leaf, what a rate multiplies.
       least: from a tree with what `length` returns to the least for each rate.
     """
 
-    like: Callable[[optax.Params, jax.Array], optax.Params]
+    sizes: Callable[[optax.Params], Any]
+    like: Callable[[optax.Params, Any], optax.Params]
     total: Callable[[Any], Any]
     length: Callable[[jax.Array], jax.Array]
     least: Callable[[Any], Any]
-
-
-def _rms(x: jax.Array) -> jax.Array:
-    square = jnp.sum(jnp.square(x)) / max(x.size, 1)
-    # The root of zero has no derivative, for those who differentiate an update.
-    return jnp.sqrt(jnp.maximum(square, jnp.finfo(x.dtype).tiny))
 
 
 def _as_it_is(tree: Any) -> Any:
     return tree
 
 
+def _sum_of_all(tree: Any) -> jax.Array:
+    sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(tree)]
+    dtype = widest(jnp.float32, *(each.dtype for each in sums))
+    return sum((each.astype(dtype) for each in sums), jnp.zeros([], dtype))
+
+
 def _least_of_all(tree: Any) -> jax.Array:
-    return jax.tree.reduce(lambda x, y: jnp.minimum(x, y), tree, jnp.asarray(jnp.inf))
+    leaves = jax.tree.leaves(tree)
+    dtype = widest(jnp.float32, *(leaf.dtype for leaf in leaves))
+    return jax.tree.reduce(
+        lambda x, y: jnp.minimum(x, y.astype(dtype)),
+        leaves,
+        jnp.asarray(jnp.inf, dtype),
+    )
 
 
 _RATES: dict[str, _Rates] = {
-    "parameter": _Rates(filled_like, _as_it_is, jnp.abs, _as_it_is),
+    "parameter": _Rates(
+        sizes,
+        lambda params, values: jax.tree.map(filled_like, params, values),
+        _as_it_is,
+        jnp.abs,
+        _as_it_is,
+    ),
     "tensor": _Rates(
-        lambda params, value: jax.tree.map(lambda _: jnp.array(value), params),
+        sizes,
+        lambda params, values: jax.tree.map(jnp.array, values),
         partial(jax.tree.map, jnp.sum),
-        _rms,
+        root_mean_square,
         _as_it_is,
     ),
     "global": _Rates(
+        size_of_all,
         lambda params, value: jnp.array(value),
-        lambda tree: jnp.asarray(optax.tree.sum(tree) + 0.0),  # of no leaf, too
-        _rms,
+        _sum_of_all,
+        root_mean_square,
         _least_of_all,
     ),
 }
@@ -78,7 +96,7 @@ def adapt(
     inner: optax.GradientTransformation,
     granularity: Granularity = "tensor",
     *,
-    init_log2_lr: ArrayLike = -10.0,
+    init_log2_lr: ArrayLike | None = None,
     decrease: ArrayLike = 1.0,
     increase: ArrayLike = 0.3,
     first_increase: ArrayLike = 1.0,
@@ -104,7 +122,14 @@ def adapt(
     with the scalar products over what a rate is for, :math:`\beta_1` = `decrease` and
     :math:`\beta_2` = `increase`. Eq. 6 looks at the sign of r alone. Its size tells how
     far the minimum is: were the loss a parabola along :math:`d_{t-1}`, a step
-    :math:`1 / (1 - r)` times as long would have ended there.
+    :math:`1 / (1 - r)` times as long would have ended there. A direction that points
+    uphill, as momentum may, is taken, and leaves its rate alone.
+
+    Where the whole step ends at a slope a hundred times as steep, or a thousand times
+    downhill, or where the gradient (or the `value`, if `update` is given it) isn't
+    finite and was before, it led across a wall or a pole: in place of the next step the
+    last one is shortened, to a tenth or to where the secant says (1/32 at the least),
+    and the rates fall by as much. The inner optimizer never sees that gradient.
 
     For full-batch training; with one rate a tensor, or for all, also for mini-batches.
     There noise moves the rates, mostly down: start near the inner optimizer's usual
@@ -117,29 +142,33 @@ def adapt(
       granularity: what has a rate of its own: "parameter", "tensor" (a leaf of the
         params) or "global". A parameter whose gradient changed its sign stands still
         for one step.
-      init_log2_lr: η₀, the log2 learning rate to start with.
+      init_log2_lr: η₀, the log2 learning rate to start with. None is −10 for a tensor
+        of size 1, and for others relative to their size: 2^η₀ is 2⁻¹⁰ times the root
+        mean square that a tensor (with one rate for all, all of the params) begins
+        with, or that of all the params for a tensor of zeros.
       decrease: β₁ ≥ 0, how much η falls at most in a step.
       increase: β₂ ≥ 0, how much η rises at most in a step.
       first_increase: β₂ of a rate that was never too high yet; so η₀ counts for little.
       min_log2_lr: the least η, but where `max_relative_step` allows less.
       max_log2_lr: the greatest η.
       max_relative_step: what no step of a tensor exceeds, as a share of its own root
-        mean square (or of 0.05, where that is more): of the root mean square of the
-        step, and with one rate a parameter each single entry of it.
+        mean square (or of a twentieth of what that was at the start, where that is
+        more): of the root mean square of the step, and with one rate a parameter each
+        single entry of it.
       state_dtype: dtype of η. None is float32, whatever the params' dtype.
 
     Returns:
       A transformation whose `update` needs the params. Updates have their shapes and
-      dtypes. The state is an `AdaptState`, beside the inner state two trees like the
-      params for a rate a parameter, and one for the coarser ones.
+      dtypes. The state is an `AdaptState`, beside the inner state three trees like the
+      params for a rate a parameter, and two for the coarser ones.
 
-      Where the gradient isn't finite the last step went too far: its rate falls by
-      `decrease`, and the entry counts as zero. Nothing moves while no entry of the
-      gradient is above the rounding of the greatest one so far.
+      An entry of the gradient that isn't finite, and wasn't before the last step
+      either, counts as zero.
 
     Raises:
-      ValueError: here for a hyper-parameter out of its range; in `update` for missing
-        `params`, or a gradient that isn't shaped like the params.
+      ValueError: here for a hyper-parameter out of its range, or an inner optimizer
+        whose updates point uphill; in `update` for missing `params`, or a gradient or a
+        state that isn't shaped like the params.
       TypeError: for a hyper-parameter that isn't a number, or params that aren't real
         floating arrays.
 
@@ -161,38 +190,37 @@ def adapt(
       Differentiable Self-Adaptive Learning Rate, Eq. 7 (Appendix A), for any direction;
       Eq. 6 (Sec. 2.2.4).
     """
-    for name, value, example in (
-        ("init_log2_lr", init_log2_lr, -10.0),
-        ("min_log2_lr", min_log2_lr, LEAST_LOG2_LR),
-        ("max_log2_lr", max_log2_lr, 126.0),
-    ):
-        _checks.scalar(name, value, example)
-    for name, value, example in (
-        ("decrease", decrease, 1.0),
-        ("increase", increase, 0.3),
-        ("first_increase", first_increase, 1.0),
-        ("max_relative_step", max_relative_step, 0.2),
-    ):
-        _checks.scalar(name, value, example, low=0)
-    _checks.one_of("granularity", granularity, tuple(_RATES))
-    _checks.ordered("min_log2_lr", min_log2_lr, "init_log2_lr", init_log2_lr)
-    _checks.ordered("init_log2_lr", init_log2_lr, "max_log2_lr", max_log2_lr)
+    _check_options(
+        granularity,
+        init_log2_lr,
+        min_log2_lr,
+        max_log2_lr,
+        decrease=decrease,
+        increase=increase,
+        first_increase=first_increase,
+        max_relative_step=max_relative_step,
+    )
     inner = optax.with_extra_args_support(inner)
+    _refuse_uphill(inner)
     rates, dtype = _RATES[granularity], rates_dtype(state_dtype)
-    # Rates in half precision must not make the rounding of gradients as coarse.
-    precise = widest(dtype, jnp.float32)
+
+    def first(size: jax.Array) -> jax.Array:
+        if init_log2_lr is not None:
+            return jnp.asarray(init_log2_lr, dtype)
+        natural = FIRST_LOG2_LR + jnp.log2(size).astype(dtype)
+        return jnp.clip(natural, min_log2_lr, max_log2_lr).astype(dtype)
 
     def init(params: optax.Params) -> AdaptState:
-        _checks.real_floating("params", params)
-        log2_lr = rates.like(params, jnp.asarray(init_log2_lr, dtype))
+        start = jax.tree.map(first, rates.sizes(params))
+        log2_lr = rates.like(params, start)
         return AdaptState(
             count=jnp.zeros([], jnp.int32),
             log2_lr=log2_lr,
             searching=jax.tree.map(lambda rate: rate == rate, log2_lr),
             compass=working_precision(jax.tree.map(jnp.zeros_like, params), log2_lr),
-            steepest=jnp.zeros([], precise),
+            sizes=sizes(params),
             inner=inner.init(params),
-            start=jnp.array(init_log2_lr, dtype),
+            start=start,
             floor=jnp.array(min_log2_lr, dtype),
             ceiling=jnp.array(max_log2_lr, dtype),
         )
@@ -201,11 +229,11 @@ def adapt(
         up = jnp.where(searching, first_increase, increase)
         return _rules.secant_adaptation(rate, ratio, decrease=decrease, increase=up)
 
-    def longest(direction: jax.Array, param: jax.Array) -> jax.Array:
-        share = jnp.asarray(max_relative_step, param.dtype)
-        room = share * jnp.maximum(_rms(param), _LEAST_RMS)
-        length = jnp.maximum(rates.length(direction), jnp.finfo(room.dtype).tiny)
-        return jnp.log2(room) - jnp.log2(length)
+    def longest(direction: jax.Array, param: jax.Array, size: jax.Array) -> jax.Array:
+        length = rates.length(direction)
+        length = jnp.maximum(length, jnp.finfo(length.dtype).tiny)
+        allowed = jnp.log2(room(param, size, max_relative_step))
+        return allowed.astype(length.dtype) - jnp.log2(length)
 
     def bounded(rate: jax.Array, most: jax.Array) -> jax.Array:
         # A length that is no number bounds nothing, and none takes a rate to −∞.
@@ -217,37 +245,27 @@ def adapt(
     def update(
         updates: optax.Updates,
         state: AdaptState,
-        params: optax.Params | None = None,
+        params: optax.Params,
         **extra_args: Any,
     ) -> tuple[optax.Updates, AdaptState]:
-        if params is None:
-            raise ValueError(_checks.MISSING_PARAMS_TO_ADAPT)
-        _checks.gradient("updates (the gradient)", updates, params)
-        finite = jax.tree.map(jnp.isfinite, updates)
-        clean = jax.tree.map(_finite_or_zero, updates)
-        grads = working_precision(clean, state.log2_lr)
-        norm = _greatest(updates, precise)
-        steepest = jnp.maximum(state.steepest, norm)
-        audible = norm > jnp.finfo(precise).eps * steepest
-
+        grads = working_precision(updates, state.log2_lr)
         # What the rates follow has no derivative of use, nor always a finite one.
-        along = jax.tree.map(_along, grads, state.compass, finite)
+        along = jax.tree.map(jnp.multiply, grads, state.compass)
         ratios = jax.lax.stop_gradient(rates.total(along))
         too_far = jax.tree.map(lambda ratio: ~(ratio >= 0), ratios)
         log2_lr = jax.tree.map(turned, state.log2_lr, state.searching, ratios)
 
-        directions, inner_state = inner.update(clean, state.inner, params, **extra_args)
+        directions, inner_state = inner.update(
+            updates, state.inner, params, **extra_args
+        )
         directions = working_precision(directions, log2_lr)
         directions = jax.tree.map(_finite_or_zero, directions)
         if granularity == "parameter":
             directions = map_below(_still_where, too_far, directions)
         reached = working_precision(params, log2_lr)
-        lengths = jax.tree.map(longest, directions, reached)
+        lengths = jax.tree.map(longest, directions, reached, state.sizes)
         most = jax.lax.stop_gradient(rates.least(lengths))
         log2_lr = jax.tree.map(bounded, log2_lr, most)
-        heard = jax.tree.map(lambda ratio: audible | jnp.isneginf(ratio), ratios)
-        log2_lr = jax.tree.map(jnp.where, heard, log2_lr, state.log2_lr)
-        directions = jax.tree.map(lambda d: jnp.where(audible, d, 0), directions)
 
         slopes = rates.total(jax.tree.map(jnp.multiply, grads, directions))
         return step(_backwards, log2_lr, directions, params), state._replace(
@@ -255,32 +273,57 @@ def adapt(
             log2_lr=log2_lr,
             searching=jax.tree.map(lambda s, far: s & ~far, state.searching, too_far),
             compass=jax.lax.stop_gradient(map_below(_over_slope, slopes, directions)),
-            steepest=steepest,
             inner=inner_state,
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return step_back(optax.GradientTransformationExtraArgs(init, update))
 
 
-def _greatest(tree: Any, dtype: jnp.dtype) -> jax.Array:
-    """The greatest absolute finite entry of a tree, 0 of one without entries."""
+def _check_options(
+    granularity: str,
+    init_log2_lr: ArrayLike | None,
+    min_log2_lr: ArrayLike,
+    max_log2_lr: ArrayLike,
+    **not_negative: ArrayLike,
+) -> None:
+    _checks.one_of("granularity", granularity, tuple(_RATES))
+    examples = {"increase": 0.3, "max_relative_step": 0.2}
+    for name, value in not_negative.items():
+        _checks.scalar(name, value, examples.get(name, 1.0), low=0.0)
+    _checks.scalar("min_log2_lr", min_log2_lr, LEAST_LOG2_LR)
+    _checks.scalar("max_log2_lr", max_log2_lr, 126.0)
+    _checks.ordered("min_log2_lr", min_log2_lr, "max_log2_lr", max_log2_lr)
+    if init_log2_lr is not None:
+        _checks.scalar("init_log2_lr", init_log2_lr, FIRST_LOG2_LR)
+        _checks.ordered("min_log2_lr", min_log2_lr, "init_log2_lr", init_log2_lr)
+        _checks.ordered("init_log2_lr", init_log2_lr, "max_log2_lr", max_log2_lr)
 
-    def greatest(x: jax.Array) -> jax.Array:
-        # In this order XLA does it in one pass on the CPU, and keeps no cleaned copy.
-        finite = jnp.where(jnp.isfinite(x), jnp.abs(x), 0)
-        return jnp.max(finite, initial=0).astype(dtype)
 
-    none = jnp.zeros([], dtype)
-    return jax.tree.reduce(jnp.maximum, jax.tree.map(greatest, tree), none)
+def _refuse_uphill(inner: optax.GradientTransformationExtraArgs) -> None:
+    """Raises ValueError for directions such as `optax.scale_by_adam` gives.
+
+    Below `adapt` they would stand still, without a word. What can't be tried on one
+    parameter, or here and now, is let through.
+    """
+
+    def first_update() -> Any:
+        one = jnp.ones([], jnp.float32)
+        return inner.update(one, inner.init(one), one)[0]
+
+    try:
+        update = jax.jit(first_update)()
+    except Exception:  # whatever an optimizer of somebody else's may raise
+        return
+    if not isinstance(update, jax.core.Tracer) and float(update) > 0:
+        raise ValueError(
+            "`inner` points uphill: its update has the sign of the gradient. Give an "
+            "optimizer at a rate of 1, as optax.adam(1.0) is, or turn the direction "
+            "round: optax.chain(inner, optax.scale(-1.0))."
+        )
 
 
 def _finite_or_zero(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(x), x, 0)
-
-
-def _along(grad: jax.Array, compass: jax.Array, finite: jax.Array) -> jax.Array:
-    """A parameter's part of the ratio of slopes; where it went too far, −∞."""
-    return jnp.where(finite | (compass == 0), grad * compass, -jnp.inf)
 
 
 def _still_where(too_far: jax.Array, direction: jax.Array) -> jax.Array:
@@ -288,10 +331,13 @@ def _still_where(too_far: jax.Array, direction: jax.Array) -> jax.Array:
 
 
 def _over_slope(slope: jax.Array, direction: jax.Array) -> jax.Array:
-    """d / −|slope|: its product with the next gradient is the ratio of the slopes."""
-    known = slope != 0
-    compass = -direction / jnp.abs(jnp.where(known, slope, 1))
-    return jnp.where(known & jnp.isfinite(compass), compass, 0)
+    """d / −|slope|: its product with the next gradient is the ratio of the slopes.
+
+    Zero for a direction that does not descend: it tells nothing.
+    """
+    down = slope < 0
+    compass = direction / jnp.where(down, slope, -1).astype(direction.dtype)
+    return jnp.where(down & jnp.isfinite(compass), compass, 0)
 
 
 def _backwards(rate: jax.Array) -> jax.Array:

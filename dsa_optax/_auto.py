@@ -8,12 +8,20 @@ import optax
 
 from dsa_optax import _checks
 from dsa_optax._adapt import adapt
+from dsa_optax._bfgs import BFGSState, bfgs_direction
 from dsa_optax._blend import blend
-from dsa_optax._quasi_newton import lbfgs_direction
+from dsa_optax._lbfgs import LBFGSState, lbfgs_direction
+from dsa_optax._sizes import within_reach
+
+FEW = 1000
+"""Up to so many parameters the inverse Hessian is kept as a matrix."""
 
 
 def auto_dsa(
-    memory_size: int = 30, *, state_dtype: Any | None = None
+    memory_size: int = 30,
+    *,
+    muon_weight_dimension_numbers: Any | None = None,
+    state_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Three directions, each with rates that adapt themselves: nothing to tune.
 
@@ -23,11 +31,15 @@ def auto_dsa(
        for the probe);
     2. the direction of Muon (matrices orthogonalised, other tensors by AdamW), with one
        rate for every tensor;
-    3. the direction of L-BFGS, with one rate for all, in place of its line search.
+    3. the direction of BFGS (for up to 1,000 parameters) or L-BFGS (for more), with one
+       rate for all, in place of its line search, and no longer than a fifth of any
+       tensor.
 
     Each rate follows the slope of the loss along its own direction, as `adapt` says, so
-    that the direction that serves the problem carries the step. An update costs one
-    gradient.
+    that the direction that serves the problem carries the step. A step across a wall, a
+    pole, or to where the gradient isn't finite is taken back, and tried shorter. Rates
+    and bounds are relative to the size that each tensor begins with, so that the units
+    of the params don't matter. An update costs one gradient.
 
     For full-batch training, and for the polishing after mini-batches. On mini-batches
     themselves use the second direction alone, with numbers that suit their noise:
@@ -36,10 +48,17 @@ def auto_dsa(
     Args:
       memory_size: pairs that L-BFGS remembers, each of two floats a parameter. The more
         there are, the fewer steps a badly conditioned problem takes. 0 leaves the third
-        direction out: the light form, for models whose memory is scarce. On params
-        that are spread over devices along their first axis it is spread as well; along
-        another, every device holds all of it. (For `optax.inject_hyperparams` it is
-        one of the `static_args`.)
+        direction out: the light form, for models whose memory is scarce. Up to 1,000
+        parameters any other number means BFGS, with a matrix of their number squared.
+        On params that are spread over devices along their first axis L-BFGS's memory is
+        spread as well; along another, every device holds all of it. (For
+        `optax.inject_hyperparams` it is one of the `static_args`.)
+      muon_weight_dimension_numbers: what Muon's direction takes for matrices, as
+        `optax.contrib.muon` has it: a tree like the params (or a function that makes
+        one of them) of `optax.contrib.MuonDimensionNumbers`, or None for AdamW's
+        direction. By default all leaves of two axes are matrices. Layers that are
+        stacked for a scan, (L, D, D), need `MuonDimensionNumbers(1, 2)`, and their
+        biases, (L, D), None.
       state_dtype: dtype of the rates. None is float32, whatever the params' dtype.
 
     Returns:
@@ -69,16 +88,21 @@ def auto_dsa(
       and Schnabel, 1994, for L-BFGS's.
     """
     _checks.count("memory_size", memory_size, 30)
+    muon = optax.contrib.muon(
+        1.0,
+        # Beside its eps of 1e-8 this is nothing, and a root of zero has no derivative.
+        adam_eps_root=1e-30,
+        muon_weight_dimension_numbers=muon_weight_dimension_numbers or _matrices,
+    )
     parts = [
         adapt(_descend_by_sign(), "parameter", state_dtype=state_dtype),
-        adapt(optax.contrib.muon(1.0), "tensor", state_dtype=state_dtype),
+        adapt(muon, "tensor", state_dtype=state_dtype),
     ]
     if memory_size:
-        direction = lbfgs_direction(memory_size)
         # A quasi-Newton step is meant to be taken whole, and no longer.
         parts.append(
             adapt(
-                direction,
+                optax.chain(_quasi_newton(memory_size), within_reach(0.2)),
                 "global",
                 init_log2_lr=-2.0,
                 max_log2_lr=0.0,
@@ -86,6 +110,33 @@ def auto_dsa(
             )
         )
     return blend(*parts)
+
+
+def _quasi_newton(memory_size: int) -> optax.GradientTransformation:
+    """BFGS's direction where there are few parameters, else L-BFGS's."""
+    dense, limited = bfgs_direction(), lbfgs_direction(memory_size)
+
+    def init(params: optax.Params) -> BFGSState | LBFGSState:
+        count = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
+        return (dense if 0 < count <= FEW else limited).init(params)
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, BFGSState | LBFGSState]:
+        chosen = dense if isinstance(state, BFGSState) else limited
+        return chosen.update(updates, state, params)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _matrices(params: optax.Params) -> Any:
+    """Every leaf of two axes; not those without rows, of which Muon divides by zero."""
+
+    def leaf(param: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+        is_matrix = jnp.ndim(param) == 2 and jnp.size(param) > 0
+        return optax.contrib.MuonDimensionNumbers() if is_matrix else None
+
+    return jax.tree.map(leaf, params)
 
 
 def _descend_by_sign() -> optax.GradientTransformation:

@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dsa_optax._state import LastStep
+from dsa_optax._step_back import step_back, without_step_back
+
 
 class BlendState(NamedTuple):
     """State of `blend`.
@@ -14,10 +17,12 @@ class BlendState(NamedTuple):
       parts: the states of the transformations, in their order.
       lengths: the Euclidean norm of the update of each, at the last step: shape
         (number of transformations,), float32. Zeros before the first.
+      last: a `LastStep`, of the sum.
     """
 
     parts: tuple[optax.OptState, ...]
     lengths: jax.Array
+    last: LastStep | None = None
 
 
 def blend(
@@ -28,7 +33,8 @@ def blend(
     With an `adapt` around each, every direction finds its own rate while the others are
     there: Eq. 7 holds for several at once, and for
     :math:`\theta' = \theta + \sum_k 2^{\eta_k} d_k` the slope along :math:`\eta_k` has
-    the sign of :math:`\langle \nabla L(\theta'), d_k \rangle`.
+    the sign of :math:`\langle \nabla L(\theta'), d_k \rangle`. A sum that leads too
+    far is taken back as `adapt` says, as one step.
 
     Args:
       *transforms: at least one; each is given the gradient, the params and every extra
@@ -65,7 +71,7 @@ def blend(
             "`transforms` are missing: dsa_optax.blend(first, second) sums the updates "
             "of two optimizers."
         )
-    parts = tuple(map(optax.with_extra_args_support, transforms))
+    parts = tuple(map(without_step_back, transforms))
 
     def init(params: optax.Params) -> BlendState:
         return BlendState(
@@ -90,4 +96,4 @@ def blend(
             inners, jnp.stack(lengths)
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return step_back(optax.GradientTransformationExtraArgs(init, update))

@@ -122,7 +122,7 @@ def summary(
     found = _find(state, "state")
     rates = _rates(found)
     if previous is None:
-        before = jax.tree.map(lambda _: found.start, rates)
+        before = jax.tree.map(lambda rate, start: start, rates, _starts(found))
     else:
         before = _rates(_find(previous, "previous"))
 
@@ -151,6 +151,13 @@ def _rates(state: _State) -> optax.Params:
     if isinstance(state, DSAState):
         return log2_rates(state)
     return state.lr if isinstance(state, LinearDSAState) else state.log2_lr
+
+
+def _starts(state: _State) -> optax.Params:
+    """The η that each leaf of the rates began with."""
+    if isinstance(state, AdaptState):
+        return state.start
+    return jax.tree.map(lambda _: state.start, _rates(state))
 
 
 def _nodes(state: Any, kinds: tuple[type, ...]) -> list[Any]:

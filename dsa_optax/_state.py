@@ -55,33 +55,55 @@ class LinearDSAState(NamedTuple):
     start: jax.Array
 
 
+class LastStep(NamedTuple):
+    """What `adapt` and `blend` need, to take a step back.
+
+    Attributes:
+      step: the last update, like the params. After a step back it is what is left of
+        the step that was shortened.
+      slope: of the loss along it where it began, a scalar.
+      spoilt: how many entries of the gradient (and the `value`, where `update` was
+        given it) weren't finite there, an int32 scalar.
+      share: what is left of the step as it was first taken, a scalar.
+      backs: number of steps back so far, an int32 scalar.
+    """
+
+    step: optax.Updates
+    slope: jax.Array
+    spoilt: jax.Array
+    share: jax.Array
+    backs: jax.Array
+
+
 class AdaptState(NamedTuple):
     """State of `adapt`.
 
     Attributes:
-      count: number of updates so far, an int32 scalar.
+      count: number of updates so far but for the steps back, an int32 scalar.
       log2_lr: η, the log2 learning rates: a tree like the params with one for every
         parameter, or with a scalar for every tensor, or one scalar for all.
       searching: whether a rate has never been too high yet, booleans like `log2_lr`.
       compass: the last direction, divided by its slope: its scalar product with the
         next gradient is the ratio of the two slopes. Like the params, in the dtype of
         the rates or the gradients, whichever is wider.
-      steepest: the greatest absolute entry of a gradient so far, a scalar.
+      sizes: the root mean square of each tensor at the start, scalars.
       inner: the state of the optimizer that gives the directions.
-      start: the η that every rate began with, a scalar.
+      start: the η that rates began with: a scalar for every tensor, or one for all.
       floor: the least η allowed, a scalar.
       ceiling: the greatest η allowed, a scalar.
+      last: a `LastStep`; None in a `blend`, which has one for all its parts.
     """
 
     count: jax.Array  # type: ignore[assignment]
     log2_lr: optax.Params
     searching: optax.Params
     compass: optax.Updates
-    steepest: jax.Array
+    sizes: Any
     inner: optax.OptState
-    start: jax.Array
+    start: optax.Params
     floor: jax.Array
     ceiling: jax.Array
+    last: LastStep | None = None
 
 
 def log2_rates(state: DSAState) -> optax.Params:

@@ -41,19 +41,19 @@ class Adapt:
     leaves: tuple[int, ...]
     granularity: str
     direction: Callable
-    init_log2_lr: float
+    init_log2_lr: float | None
     decrease: float
     increase: float
     first_increase: float
     max_log2_lr: float
     max_relative_step: float
     min_log2_lr: float = -126.0
-    least_rms: float = 0.05
-    eps: float = np.finfo(np.float64).eps
+    least_size: float = 0.05
     grads: list = field(default_factory=list)
-    largest: float = 0.0
+    sizes: np.ndarray | None = None
+    backs: int = 0
 
-    def __post_init__(self):
+    def begin(self, theta):
         size = sum(self.leaves)
         self.tensors = np.split(np.arange(size), np.cumsum(self.leaves)[:-1])
         self.groups = {
@@ -61,47 +61,86 @@ class Adapt:
             "tensor": self.tensors,
             "global": [np.arange(size)],
         }[self.granularity]
-        self.eta = np.full(len(self.groups), float(self.init_log2_lr))
+        own = [np.sqrt(np.mean(theta[tensor] ** 2)) for tensor in self.tensors]
+        together = np.sqrt(np.mean(theta**2)) if theta.any() else 1.0
+        self.sizes = np.array([one if one > 0 else together for one in own])
+        self.eta = np.array(
+            [
+                float(self.init_log2_lr)
+                if self.init_log2_lr is not None
+                else np.log2(together if self.granularity == "global" else own) - 10
+                for own in (self.size_of(group) for group in self.groups)
+            ]
+        )
         self.ever_too_high = np.zeros(len(self.groups), bool)
-        self.last_g = self.last_d = np.zeros(size)
+        self.last_g = self.last_d = self.last_step = np.zeros(size)
+        self.slope, self.spoilt, self.left = 0.0, 0, 1.0
+
+    def size_of(self, group):
+        return next(
+            size
+            for size, tensor in zip(self.sizes, self.tensors, strict=True)
+            if group[0] in tensor
+        )
 
     def step(self, theta, g):
         """The step from θ with the gradient there; the rates move on."""
-        finite = np.isfinite(g)
-        g = np.where(finite, g, 0.0)
+        if self.sizes is None:
+            self.begin(theta)
+        spoilt = np.sum(~np.isfinite(g))
+        g = np.where(np.isfinite(g), g, 0.0)
+        share = self.share_to_keep(g, spoilt)
+        if share < 1:
+            return self.back(share)
+        step = self.on(theta, g)
+        self.slope, self.spoilt, self.left = g @ step, spoilt, 1.0
+        self.last_step = step
+        return step
+
+    def share_to_keep(self, g, spoilt):
+        """How much of the last step may stay."""
+        if self.slope == 0 or self.left <= np.finfo(np.float64).eps:
+            return 1.0
+        r = (g @ self.last_step) / -abs(self.slope)
+        if spoilt > self.spoilt or r > 1000:
+            return 0.1
+        return max(1 / (1 - r), 1 / 32) if r < -100 else 1.0
+
+    def back(self, share):
+        """Shortens the last step, and the rates with it."""
+        off = (share - 1) * self.last_step
+        self.last_step = share * self.last_step
+        self.slope, self.left = share * self.slope, share * self.left
+        self.eta = np.maximum(self.eta + np.log2(share), self.min_log2_lr)
+        self.ever_too_high[:] = True
+        self.backs += 1
+        return off
+
+    def on(self, theta, g):
+        """The next step."""
         self.grads.append(g)
         d = self.direction(self.grads).copy()
-        self.largest = max(self.largest, np.max(np.abs(g), initial=0))
-        silent = np.max(np.abs(g), initial=0) <= self.eps * self.largest
-
         for k, group in enumerate(self.groups):
-            move, too_high = self.move(k, group, g, finite)
+            move, too_high = self.move(k, group, g)
             self.ever_too_high[k] |= too_high
-            lost = not finite[group][self.last_d[group] != 0].all()
             if too_high and self.granularity == "parameter":
                 d[group] = 0.0
-            if lost or not silent:
-                eta = max(self.eta[k] + move, self.min_log2_lr)
-                self.eta[k] = max(min(eta, self.ceiling(group, d, theta)), -126.0)
-        if silent:
-            d[:] = 0.0
+            eta = max(self.eta[k] + move, self.min_log2_lr)
+            self.eta[k] = max(min(eta, self.ceiling(group, d, theta)), -126.0)
 
-        # Without a slope, a direction has nothing to tell.
+        # Uphill, or without a slope, a direction has nothing to tell.
         self.last_g, self.last_d = g, d.copy()
         for group in self.groups:
-            if g[group] @ d[group] == 0:
+            if g[group] @ d[group] >= 0:
                 self.last_d[group] = 0.0
         return 2.0 ** self.rate_of_each(theta) * d
 
-    def move(self, k, group, g, finite):
+    def move(self, k, group, g):
         """By how much the rate moves, and whether it was too high."""
         last = self.last_d[group]
         if not last.any():
             return 0.0, False
-        if not finite[group][last != 0].all():
-            return -self.decrease, True
-        begin = abs(self.last_g[group] @ last)
-        r = (g[group] @ last) / -begin
+        r = (g[group] @ last) / (self.last_g[group] @ last)
         too_high = r < 0
         first = not self.ever_too_high[k] and not too_high
         most = self.first_increase if first else self.increase
@@ -111,13 +150,13 @@ class Adapt:
     def ceiling(self, group, d, theta):
         """log2 of the longest step that each tensor that the rate is for allows."""
         ceiling = self.max_log2_lr
-        for tensor in self.tensors:
+        for size, tensor in zip(self.sizes, self.tensors, strict=True):
             mine = np.intersect1d(tensor, group)
             if len(mine) and d[mine].any():
-                rms = max(np.sqrt(np.mean(theta[tensor] ** 2)), self.least_rms)
+                now = np.sqrt(np.mean(theta[tensor] ** 2))
                 length = np.sqrt(np.mean(d[mine] ** 2))
-                allowed = np.log2(self.max_relative_step * rms / length)
-                ceiling = min(ceiling, allowed)
+                room = self.max_relative_step * max(now, self.least_size * size)
+                ceiling = min(ceiling, np.log2(room / length))
         return ceiling
 
     def rate_of_each(self, theta):
@@ -136,7 +175,7 @@ def trajectory(run, theta, gradient, steps):
     return tuple(np.stack(column) for column in zip(*rows, strict=True))
 
 
-# L-BFGS. ------------------------------------------------------------------------------
+# Quasi-Newton. ------------------------------------------------------------------------
 
 
 def two_loops(pairs, g):
@@ -165,4 +204,19 @@ def lbfgs_directions(thetas, grads, memory_size):
             if s @ y > np.finfo(float).eps * np.linalg.norm(s) * np.linalg.norm(y):
                 pairs = [*pairs, (s, y)][-memory_size:]
         directions.append(two_loops(pairs, g))
+    return np.stack(directions)
+
+
+def bfgs_directions(thetas, grads, units, least_first):
+    """The direction of BFGS at each of the points, in these units of the params."""
+    thetas, grads = thetas / units, grads * units
+    h = np.eye(len(units)) * max(1.0, least_first / np.linalg.norm(grads[0]))
+    directions = []
+    for t, g in enumerate(grads):
+        if t:
+            s, y = thetas[t] - thetas[t - 1], g - grads[t - 1]
+            if s @ y > np.finfo(float).eps * np.linalg.norm(s) * np.linalg.norm(y):
+                left = np.eye(len(units)) - np.outer(s, y) / (s @ y)
+                h = left @ h @ left.T + np.outer(s, s) / (s @ y)
+        directions.append(-h @ g * units)
     return np.stack(directions)

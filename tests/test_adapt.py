@@ -1,7 +1,7 @@
 """`adapt`: its rates are the referee's (reference_adapt.py), and its laws hold.
 
 The trajectories are ones whose reference is insensitive: perturbing the start by 1e-13
-moves no step by more than 1e-11, and no η by more than 1e-9. Where a secant step is
+moves no step by more than 3e-11, and no η by more than 1e-9. Where a secant step is
 not, the gradients are drawn beforehand, and don't depend on where the steps lead.
 """
 
@@ -28,7 +28,7 @@ from tests.problems import (
     flatten_rows,
 )
 
-STEPS = 240
+STEPS = 160
 LAWS = settings(max_examples=25, deadline=None, derandomize=True)
 GRANULARITIES = ("parameter", "tensor", "global")
 F32 = np.float32
@@ -89,13 +89,15 @@ def compiled_run(problem, granularity, direction):
             return (params, state), (params, state.log2_lr)
 
         start = problem.params()
-        return jax.lax.scan(step, (start, tx.init(start)), length=STEPS)[1]
+        (_, state), rows = jax.lax.scan(step, (start, tx.init(start)), length=STEPS)
+        return *rows, state.last.backs
 
     return run
 
 
 SLOW = {"decrease": 0.3, "increase": 0.1, "first_increase": 0.3}
 SLOWER = {"decrease": 0.1, "increase": 0.05, "first_increase": 0.2}
+BY_SIZE = {"init_log2_lr": None}
 
 
 @pytest.mark.parametrize(
@@ -103,28 +105,32 @@ SLOWER = {"decrease": 0.1, "increase": 0.05, "first_increase": 0.2}
     [
         (QUADRATIC, "parameter", "sgd", {"max_log2_lr": -7.0}),
         (QUADRATIC, "parameter", "sign", SLOWER),
-        (QUADRATIC, "parameter", "momentum", SLOW | {"max_log2_lr": -7.0}),
+        (QUADRATIC, "parameter", "momentum", {}),
         (QUADRATIC, "tensor", "momentum", {}),
+        (QUADRATIC, "tensor", "momentum", BY_SIZE),
         (QUADRATIC, "tensor", "sign", SLOWER),
         (QUADRATIC, "tensor", "sign", SLOWER | {"min_log2_lr": -10.0}),
-        (QUADRATIC, "global", "sgd", SLOW | {"max_log2_lr": -7.0}),
-        (QUADRATIC, "global", "momentum", SLOWER),
-        (ROSENBROCK, "tensor", "momentum", {}),
+        (QUADRATIC, "global", "momentum", SLOW | BY_SIZE),
+        (ROSENBROCK, "parameter", "momentum", SLOWER),
+        (ROSENBROCK, "tensor", "momentum", SLOWER | BY_SIZE),
         (ROSENBROCK, "global", "sign", SLOWER),
-        (ROSENBROCK, "global", "momentum", SLOW),
+        (ROSENBROCK, "global", "momentum", SLOWER | BY_SIZE),
         (REGRESSION, "parameter", "sgd", {"max_log2_lr": -4.0}),
-        (REGRESSION, "parameter", "sgd", SLOWER | {"max_log2_lr": -7.0}),
+        (REGRESSION, "parameter", "momentum", SLOWER | BY_SIZE),
+        (REGRESSION, "global", "momentum", SLOWER),
     ],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "name", ""),
 )
 def test_trajectory_is_the_referees(problem, granularity, direction, options):
     run = compiled_run(problem, granularity, direction)
-    params, log2_lr = run({k: jnp.float64(v) for k, v in options.items()})
+    traced = {k: v if v is None else jnp.float64(v) for k, v in options.items()}
+    params, log2_lr, backs = run(traced)
     judge = referee(problem.start, DIRECTIONS[direction][1], granularity, **options)
     theta, eta = reference.trajectory(
         judge, flatten(problem.start), problem.gradient, STEPS
     )
-    np.testing.assert_allclose(flatten_rows(params), theta, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(flatten_rows(params), theta, rtol=1e-11, atol=3e-11)
+    assert int(backs) == judge.backs
     np.testing.assert_allclose(eta_rows(log2_lr, STEPS), eta, rtol=1e-9)
     assert np.ptp(eta) > 1
 
@@ -241,23 +247,6 @@ def test_first_increase_is_for_rates_that_were_never_too_high():
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("everywhere", [False, True])
-def test_a_gradient_that_is_not_finite_lowers_the_rate(granularity, bad, everywhere):
-    tx = adapt(optax.sgd(1.0), granularity)
-    good = jnp.asarray([1.0, 2.0], F32)
-    spoilt = jnp.asarray([bad, bad if everywhere else 2.0], F32)
-    updates, states = feed(tx, [good, spoilt, good])
-    eta = np.broadcast_to(states[1].log2_lr, 2)
-    assert eta[0] == -11
-    assert (eta[1] == -11) == (everywhere or granularity != "parameter")
-    assert updates[1][0] == 0
-    assert (updates[1][1] == 0) == everywhere
-    chex.assert_tree_all_finite((updates, states))
-    assert jnp.all(updates[2] < 0)
-
-
-@pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_direction_that_is_not_finite_counts_as_zero(granularity, bad):
     spoil = optax.stateless(lambda g, _: -g.at[0].set(jnp.where(g[1] > 2, bad, g[0])))
@@ -266,18 +255,6 @@ def test_a_direction_that_is_not_finite_counts_as_zero(granularity, bad):
     assert updates[1][0] == 0
     assert updates[1][1] < 0
     chex.assert_tree_all_finite((updates, states))
-
-
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-def test_nothing_moves_below_the_rounding_of_the_largest_gradient(granularity):
-    tx = adapt(sign_descent, granularity)
-    eps = float(jnp.finfo(jnp.float32).eps)
-    rows = [jnp.asarray([3.0, -4.0], F32) * x for x in (1, 0.9 * eps, 0, 2 * eps)]
-    updates, states = feed(tx, rows)
-    for i in (1, 2):
-        assert not jnp.any(updates[i])
-        chex.assert_trees_all_equal(states[i].log2_lr, states[0].log2_lr)
-    assert jnp.all(updates[3] != 0)
 
 
 @pytest.mark.parametrize("state_dtype", ["bfloat16", "float16"])
@@ -329,7 +306,7 @@ def test_no_step_is_longer_and_no_rate_higher_than_allowed(
         updates, state = tx.update(grads, state, params)
         rms = lambda x: np.sqrt(np.mean(np.square(np.asarray(x, np.float64))))
         for key, update in updates.items():
-            allowed = share * max(rms(params[key]), 0.05) * (1 + 1e-5) + 1e-30
+            allowed = share * rms(params[key]) * (1 + 1e-5) + 1e-30
             assert rms(update) <= allowed
             if granularity == "parameter":
                 assert np.max(np.abs(update)) <= allowed

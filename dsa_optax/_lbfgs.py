@@ -26,6 +26,7 @@ class LBFGSState(NamedTuple):
       inverse: of the matrix with ⟨sᵢ, yⱼ⟩ / ⟨sᵢ, yᵢ⟩ where pair i is not newer than
         pair j, else 0; shape (m, m). Zero in the rows and columns of empty slots.
       turns_by_turns: the scalar products ⟨yᵢ, yⱼ⟩, shape (m, m).
+      hold: whether the next update leaves all this as it is, a boolean scalar.
     """
 
     count: jax.Array  # type: ignore[assignment]
@@ -37,6 +38,7 @@ class LBFGSState(NamedTuple):
     curvatures: jax.Array
     inverse: jax.Array
     turns_by_turns: jax.Array
+    hold: jax.Array
 
 
 def lbfgs_direction(memory_size: int) -> optax.GradientTransformation:
@@ -91,6 +93,7 @@ def lbfgs_direction(memory_size: int) -> optax.GradientTransformation:
             curvatures=jnp.zeros(memory_size, dtype),
             inverse=jnp.zeros((memory_size, memory_size), dtype),
             turns_by_turns=jnp.zeros((memory_size, memory_size), dtype),
+            hold=jnp.array(False),
         )
 
     def update(
@@ -115,7 +118,7 @@ def _remembered(
     clear = (
         jnp.finfo(curvature.dtype).eps * optax.tree.norm(step) * optax.tree.norm(turn)
     )
-    useful = (state.count > 0) & (curvature > clear)
+    useful = (state.count > 0) & (curvature > clear) & ~state.hold
     slot = state.pairs % len(state.curvatures)
 
     def put(rows: jax.Array, row: jax.Array) -> jax.Array:
@@ -131,18 +134,23 @@ def _remembered(
     curvatures = jnp.where(new, curvature, state.curvatures)
     # The new column of D⁻¹R, and what it makes of the inverse without the oldest pair.
     bent = _divided(_products(steps, turn, none), curvatures)
-    others = jnp.where(new[:, None] | new, 0, state.inverse)
+    others = jnp.where(new[:, None] | new[None], 0, state.inverse)
     column = jnp.where(new, 1, -_matmul(others, bent))
+
+    def latest(now: jax.Array, before: jax.Array) -> jax.Array:
+        return jnp.where(state.hold, before, now)
+
     return LBFGSState(
-        count=optax.safe_increment(state.count),
+        count=jnp.where(state.hold, state.count, optax.safe_increment(state.count)),
         pairs=state.pairs + useful.astype(jnp.int32),
-        params=params,
-        grads=grads,
+        params=jax.tree.map(latest, params, state.params),
+        grads=jax.tree.map(latest, grads, state.grads),
         steps=steps,
         turns=turns,
         curvatures=curvatures,
-        inverse=jnp.where(new, column[:, None], others),
-        turns_by_turns=jnp.where(new, by_turn[:, None], of_turns),
+        inverse=jnp.where(new[None], column[:, None], others),
+        turns_by_turns=jnp.where(new[None], by_turn[:, None], of_turns),
+        hold=state.hold,
     )
 
 

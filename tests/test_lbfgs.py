@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from dsa_optax._quasi_newton import lbfgs_direction
+from dsa_optax._lbfgs import lbfgs_direction
 from tests.problems import flatten_rows
 from tests.reference_adapt import lbfgs_directions
 

@@ -1,0 +1,146 @@
+"""The direction of BFGS, for a step size that somebody else finds."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dsa_optax._sizes import sizes
+from dsa_optax._state import widest
+
+_matmul = partial(jnp.matmul, precision="highest")
+
+LONG = 100.0
+"""How long the first direction is at least, in sizes of the params."""
+
+
+class BFGSState(NamedTuple):
+    """State of `bfgs_direction`, for n parameters in one vector, in their own units.
+
+    Attributes:
+      count: number of updates so far, an int32 scalar.
+      units: the size of the tensor that each parameter belongs to, shape (n,).
+      params: θ of the last update, shape (n,).
+      grads: the gradient there, shape (n,).
+      inverse: H, the estimate of the inverse Hessian, shape (n, n).
+      product: H times the gradient, shape (n,).
+      sound: whether that led downhill. If not, H begins again; so at the start.
+    """
+
+    count: jax.Array  # type: ignore[assignment]
+    units: jax.Array
+    params: jax.Array
+    grads: jax.Array
+    inverse: jax.Array
+    product: jax.Array
+    sound: jax.Array
+
+
+def bfgs_direction() -> optax.GradientTransformation:
+    r"""Turns a gradient g into −Hg, with BFGS's estimate H of the inverse Hessian.
+
+    With a step s, y the change of the gradient over it, and :math:`\rho = 1/s^\top y`,
+
+    .. math::
+      H' = H - \rho (s\, (Hy)^\top + Hy\, s^\top)
+        + \rho (1 + \rho\, y^\top H y)\, s s^\top,
+
+    all of it in units of the size that each tensor began with. H begins as a multiple
+    of the identity that is 1, or more where -Hg would be shorter than 100, and is never
+    scaled to the curvature: what it overestimates one step tells, and what it
+    underestimates takes many. One product with H serves both Hy and Hg.
+
+    Without a clearly positive curvature H stays; where rounding spoils the direction,
+    that is zero, and H begins again. So the direction wants a bound on its length.
+
+    Returns:
+      A transformation whose `update` needs the params. For few parameters: its state
+      has their number squared.
+
+    References:
+      Nocedal and Wright, *Numerical Optimization*, 2006, Eq. 6.17
+    """
+
+    def init(params: optax.Params) -> BFGSState:
+        flat = _flat(params)
+        like = jax.tree.map(
+            lambda p, size: jnp.full(jnp.shape(p), size), params, sizes(params)
+        )
+        zeros = jnp.zeros_like(flat)
+        return BFGSState(
+            count=jnp.zeros([], jnp.int32),
+            units=_flat(like).astype(flat.dtype),
+            params=zeros,
+            grads=jnp.zeros_like(flat),
+            inverse=jnp.zeros((flat.size, flat.size), flat.dtype),
+            product=jnp.zeros_like(flat),
+            sound=jnp.array(False),
+        )
+
+    def update(
+        updates: optax.Updates, state: BFGSState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, BFGSState]:
+        state = _learnt(
+            _flat(params) / state.units, _flat(updates) * state.units, state
+        )
+        direction = jnp.where(state.sound, -state.product * state.units, 0)
+        return _like(direction, updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _learnt(params: jax.Array, grads: jax.Array, state: BFGSState) -> BFGSState:
+    """The state with H for the pair of the last step, if that is of use, and Hg."""
+    step, turn = params - state.params, grads - state.grads
+    curvature = jnp.vdot(step, turn)
+    norms = jnp.linalg.norm(step) * jnp.linalg.norm(turn)
+    useful = (state.count > 0) & (curvature > jnp.finfo(norms.dtype).eps * norms)
+    rho = jnp.where(useful, 1 / jnp.where(useful, curvature, 1), 0)
+
+    norm = jnp.linalg.norm(grads)
+    begun = jnp.maximum(1, LONG / jnp.where(norm > 0, norm, LONG))
+    product = jnp.where(state.sound, _matmul(state.inverse, grads), begun * grads)
+    before = jnp.where(state.sound, state.product, begun * state.grads)
+    turned = product - before  # Hy
+    step, turn, turned = (jnp.where(useful, x, 0) for x in (step, turn, turned))
+    along = rho * (1 + rho * jnp.vdot(turn, turned)) * step - rho * turned
+    # H' = H + s aᵀ − ρ Hy sᵀ, and so is its product with the gradient.
+    identity = begun * jnp.eye(len(grads), dtype=grads.dtype)
+    inverse = jnp.where(state.sound, state.inverse, identity)
+    inverse = inverse + jnp.outer(step, along) - jnp.outer(rho * turned, step)
+    product = product + step * jnp.vdot(along, grads)
+    product = product - rho * turned * jnp.vdot(step, grads)
+    slope = jnp.vdot(product, grads)
+    return BFGSState(
+        count=optax.safe_increment(state.count),
+        units=state.units,
+        params=params,
+        grads=grads,
+        inverse=inverse,
+        product=product,
+        sound=(slope > 0) & jnp.isfinite(jnp.linalg.norm(product)),
+    )
+
+
+def _flat(tree: Any) -> jax.Array:
+    """All leaves in one vector, in their widest dtype, float32 at least."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    dtype = widest(jnp.float32, *(leaf.dtype for leaf in leaves))
+    return jnp.concatenate(
+        [jnp.zeros(0, dtype), *(leaf.ravel().astype(dtype) for leaf in leaves)]
+    )
+
+
+def _like(flat: jax.Array, tree: Any) -> Any:
+    """The vector as leaves of these shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(tree)
+    ends = [0]
+    for leaf in leaves:
+        ends.append(ends[-1] + jnp.size(leaf))
+    parts = [
+        flat[begin:end].reshape(jnp.shape(leaf)).astype(leaf.dtype)
+        for leaf, begin, end in zip(leaves, ends[:-1], ends[1:], strict=True)
+    ]
+    return jax.tree.unflatten(structure, parts)

@@ -1,0 +1,204 @@
+"""Taking a step back, so that no single step can spoil a training.
+
+With s the last step and r = ⟨g, s⟩ / ⟨g₋, s⟩, the ratio of the slopes along it at its
+end and at its start:
+
+    back     θ' = θ − (1 − t) s,  η' = η + log2 t      where r is out of range
+    on       θ' = θ + step(g)                          elsewhere
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from dsa_optax import _checks
+from dsa_optax._lbfgs import LBFGSState
+from dsa_optax._state import LEAST_LOG2_LR, AdaptState, LastStep, widest
+
+STEEPEST_RISE = 100.0
+"""A step ends too far where it is this much steeper uphill than it was downhill."""
+
+STEEPEST_FALL = 1000.0
+"""Downhill, where only a wall or a pole can lie between."""
+
+LEAST_SHARE = 1 / 32
+"""What is left of a step that went too far, at least."""
+
+SHARE_OF_A_LOST_STEP = 0.1
+"""What is left of one that ends where its slope tells nothing."""
+
+
+class SteppingBack(optax.GradientTransformationExtraArgs):
+    """A transformation that steps back; `core` is the same without it."""
+
+    core: optax.GradientTransformationExtraArgs
+
+
+def step_back(
+    core: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """Takes a step back where it led too far, in place of the next one.
+
+    Args:
+      core: whose state has a place for the `last` step. It never sees a gradient
+        that leads to a step back, nor an entry that isn't finite.
+
+    Returns:
+      A `SteppingBack` one. Rates below it fall by as much as the step is shortened.
+    """
+
+    def init(params: optax.Params) -> Any:
+        params = jax.tree.map(jnp.asarray, params)
+        _checks.real_floating("params", params)
+        return core.init(params)._replace(last=_no_step(params))
+
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, Any]:
+        if params is None:
+            raise ValueError(_checks.MISSING_PARAMS_TO_ADAPT)
+        updates, params = (
+            jax.tree.map(jnp.asarray, tree) for tree in (updates, params)
+        )
+        _checks.gradient("updates (the gradient)", updates, params)
+        _checks.rates("state (its last step)", state.last.step, params)
+        last, before = state.last, state._replace(last=None)
+        spoilt = _count_not_finite((updates, extra_args.get("value")))
+        share = _share_to_keep(updates, spoilt, last)
+        back = share < 1
+        seen = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g) & ~back, g, 0), updates)
+        steps, after = core.update(seen, _held(before, back), params, **extra_args)
+        steps = optax.tree.cast_like(steps, params)
+
+        def either(shortened: jax.Array, new: jax.Array) -> jax.Array:
+            return jnp.where(back, shortened.astype(new.dtype), new)
+
+        kept = jax.tree.map(lambda s: share.astype(s.dtype) * s, last.step)
+        off = jax.tree.map(jnp.subtract, kept, last.step)
+        slope = jax.lax.stop_gradient(_along(seen, steps))
+        after = _unless(back, _lowered(before, jnp.log2(share)), after)
+        return jax.tree.map(either, off, steps), after._replace(
+            last=LastStep(
+                step=jax.tree.map(either, kept, steps),
+                slope=either(share * last.slope, slope.astype(last.slope.dtype)),
+                spoilt=either(last.spoilt, spoilt),
+                share=either(share * last.share, jnp.ones_like(share)),
+                backs=last.backs + back.astype(jnp.int32),
+            )
+        )
+
+    guarded = SteppingBack(init, update)
+    guarded.core = core
+    return guarded
+
+
+def without_step_back(
+    tx: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """The same transformation, for a place that steps back as a whole."""
+    if isinstance(tx, SteppingBack):
+        return tx.core
+    return optax.with_extra_args_support(tx)
+
+
+def _no_step(params: optax.Params) -> LastStep:
+    dtype = _scalars_dtype(params)
+    return LastStep(
+        step=jax.tree.map(jnp.zeros_like, params),
+        slope=jnp.zeros([], dtype),
+        spoilt=jnp.zeros([], jnp.int32),
+        share=jnp.ones([], dtype),
+        backs=jnp.zeros([], jnp.int32),
+    )
+
+
+def _scalars_dtype(params: optax.Params) -> jnp.dtype:
+    return widest(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+
+
+def _share_to_keep(
+    grads: optax.Updates, spoilt: jax.Array, last: LastStep
+) -> jax.Array:
+    """t: 1 where the last step may stay as it is."""
+    slope = jnp.abs(last.slope)
+    known = slope > 0
+    ratio = -_along(grads, last.step).astype(slope.dtype) / jnp.where(known, slope, 1)
+    ratio = jax.lax.stop_gradient(ratio)
+    lost = (spoilt > last.spoilt) | (ratio > STEEPEST_FALL)
+    too_far = lost | (ratio < -STEEPEST_RISE)
+    share = jnp.where(
+        lost,
+        jnp.asarray(SHARE_OF_A_LOST_STEP, slope.dtype),
+        jnp.maximum(1 / (1 - jnp.minimum(ratio, 0)), LEAST_SHARE),
+    )
+    # What is wrong where the step has shrunk to nothing is not the step.
+    left = last.share > jnp.finfo(slope.dtype).eps
+    return jnp.where(known & too_far & left, share, jnp.ones_like(share))
+
+
+def _along(grads: optax.Updates, steps: optax.Updates) -> jax.Array:
+    """The slope along the steps, of the entries of the gradient that are finite."""
+
+    def leaf(grad: jax.Array, step: jax.Array) -> jax.Array:
+        dtype = widest(grad.dtype, step.dtype, jnp.float32)
+        finite = jnp.where(jnp.isfinite(grad), grad, 0)
+        return jnp.sum(finite.astype(dtype) * step.astype(dtype))
+
+    slopes = jax.tree.leaves(jax.tree.map(leaf, grads, steps))
+    dtype = widest(jnp.float32, *(slope.dtype for slope in slopes))
+    return sum((slope.astype(dtype) for slope in slopes), jnp.zeros([], dtype))
+
+
+def _count_not_finite(tree: Any) -> jax.Array:
+    counts = [
+        jnp.sum(~jnp.isfinite(leaf), dtype=jnp.int32) for leaf in jax.tree.leaves(tree)
+    ]
+    return sum(counts, jnp.zeros([], jnp.int32))
+
+
+def _lowered(state: Any, octaves: ArrayLike) -> Any:
+    """A state whose rates, wherever in it they are, have fallen by some octaves."""
+
+    def lowered(node: Any) -> Any:
+        if not isinstance(node, AdaptState):
+            return node
+
+        def fallen(rate: jax.Array) -> jax.Array:
+            least = jnp.maximum(node.floor, LEAST_LOG2_LR)
+            return jnp.maximum(rate + jnp.asarray(octaves, rate.dtype), least)
+
+        return node._replace(
+            log2_lr=jax.tree.map(fallen, node.log2_lr),
+            searching=jax.tree.map(jnp.zeros_like, node.searching),
+        )
+
+    return jax.tree.map(lowered, state, is_leaf=lambda n: isinstance(n, AdaptState))
+
+
+def _held(state: Any, hold: jax.Array) -> Any:
+    """A state in which every memory of L-BFGS is told whether to stay as it is."""
+
+    def held(node: Any) -> Any:
+        return node._replace(hold=hold) if _is_memory(node) else node
+
+    return jax.tree.map(held, state, is_leaf=_is_memory)
+
+
+def _unless(back: jax.Array, before: Any, after: Any) -> Any:
+    """The state before where the step goes back, else the one after."""
+
+    def leaf(old: Any, new: Any) -> Any:
+        # Its many rows change in place, which to choose between two copies would end.
+        return new if _is_memory(new) else jnp.where(back, old, new)
+
+    return jax.tree.map(leaf, before, after, is_leaf=_is_memory)
+
+
+def _is_memory(node: Any) -> bool:
+    return isinstance(node, LBFGSState)

@@ -1,0 +1,368 @@
+"""`adapt`, `blend` and `auto_dsa` can be left alone, on problems that nobody chose.
+
+One great gradient, one bad batch, a wall, a pole, a NaN, other units: none of them
+stops an optimizer for good, or leaves it worse than it began.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dsa_optax
+
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+
+LAWS = settings(max_examples=30, deadline=None, derandomize=True)
+F32 = np.float32
+
+FORMS = {
+    "auto_dsa": dsa_optax.auto_dsa(),
+    "light": dsa_optax.auto_dsa(0),
+    "descent": dsa_optax.adapt(optax.sgd(1.0), "global"),
+    "signs": dsa_optax.adapt(
+        optax.stateless(lambda g, _: jax.tree.map(lambda x: -jnp.sign(x), g)),
+        "parameter",
+    ),
+    "adam": dsa_optax.adapt(optax.adam(1.0)),
+    "muon": dsa_optax.adapt(optax.contrib.muon(1.0)),
+}
+MAIN = ("auto_dsa", "light")
+
+
+def trained(tx, loss, params, steps, with_value=True):
+    """Params and state at the end, and the loss before every step."""
+    value_and_grad = jax.value_and_grad(loss)
+
+    def step(carry, _):
+        params, state = carry
+        value, grads = value_and_grad(params)
+        extra = {"value": value} if with_value else {}
+        updates, state = tx.update(grads, state, params, **extra)
+        return (optax.apply_updates(params, updates), state), value
+
+    start = (params, tx.init(params))
+    (params, state), losses = jax.lax.scan(step, start, length=steps)
+    return params, state, losses
+
+
+def train(tx, loss, params, steps, with_value=True):
+    """The same, compiled."""
+    run = jax.jit(lambda params: trained(tx, loss, params, steps, with_value))
+    return jax.tree.map(np.asarray, run(params))
+
+
+def feed(tx, rows, params=None):
+    """The updates and the states, given a gradient a step; the params stay."""
+    params = jnp.ones_like(rows[0]) if params is None else params
+    state, updates, states = tx.init(params), [], []
+    for row in rows:
+        update, state = tx.update(row, state, params)
+        updates.append(update)
+        states.append(state)
+    return updates, states
+
+
+def rates_of(state):
+    return [np.asarray(x) for x in jax.tree.leaves(dsa_optax.learning_rates(state))]
+
+
+# The rule. ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("granularity", ["parameter", "tensor", "global"])
+@pytest.mark.parametrize(
+    ("second", "share"),
+    [
+        ([-99.0, -99.0], 1.0),  # an overshoot that the rates can mend
+        ([-124.0, -124.0], 1 / 32),  # 1/125 is too little
+        ([1001.0, 1001.0], 0.1),
+        ([np.nan, 1.0], 0.1),
+        ([1.0, -np.inf], 0.1),
+    ],
+)
+def test_a_step_too_far_is_shortened_and_the_rates_fall_as_much(
+    granularity, second, share
+):
+    tx = dsa_optax.adapt(optax.sgd(1.0), granularity, init_log2_lr=-10.0)
+    rows = [jnp.asarray(row, F32) for row in ([1.0, 1.0], second, [0.5, 0.5])]
+    updates, states = feed(tx, rows)
+    if share == 1.0:
+        assert int(states[1].last.backs) == 0
+        return
+    step = np.full(2, -(2.0**-10))
+    np.testing.assert_allclose(updates[1], (share - 1) * step, rtol=1e-6)
+    np.testing.assert_allclose(states[1].last.step, share * step, rtol=1e-6)
+    eta = np.log2(rates_of(states[1])[0])
+    np.testing.assert_allclose(eta, -10 + np.log2(share), rtol=1e-6)
+    assert not np.any(states[1].searching)
+    assert int(states[1].last.backs) == 1
+    # Half the slope is left at the end of the shorter step: the secant doubles it.
+    assert np.all(np.log2(rates_of(states[2])[0]) > eta)
+    assert np.all(updates[2] < 0)
+
+
+def test_the_next_gradient_is_judged_against_the_shorter_step():
+    tx = dsa_optax.adapt(optax.sgd(1.0), "global", init_log2_lr=-10.0)
+    rows = [jnp.asarray([x], F32) for x in (1.0, 2000.0, -50.0, -3100.0)]
+    _, states = feed(tx, rows)
+    assert [int(state.last.backs) for state in states] == [0, 1, 1, 1]
+    _, states = feed(tx, [rows[0], rows[1], rows[3]])
+    assert [int(state.last.backs) for state in states] == [0, 1, 2]
+
+
+def test_the_inner_optimizer_never_sees_the_gradient_that_led_back():
+    tx = dsa_optax.auto_dsa(2)
+    for params in (jnp.ones(3, F32), jnp.ones((40, 40), F32)):  # BFGS and L-BFGS
+        rows = [jnp.full_like(params, x) for x in (1.0, 0.7, np.nan, 0.6)]
+        _, states = feed(tx, rows, params)
+        seen, unseen = states[1], states[2]
+        for before, after in zip(seen.parts, unseen.parts, strict=True):
+            clear = jax.tree.map(
+                lambda node: node._replace(hold=()) if hasattr(node, "hold") else node,
+                (before.inner, after.inner),
+                is_leaf=lambda node: hasattr(node, "hold"),
+            )
+            chex.assert_trees_all_equal(*clear)
+            chex.assert_trees_all_equal(before.compass, after.compass)
+            assert int(before.count) == int(after.count) == 2
+        assert int(states[3].parts[0].count) == 3
+
+
+def test_a_blend_steps_back_as_one():
+    tx = dsa_optax.blend(
+        dsa_optax.adapt(optax.sgd(1.0), "global", init_log2_lr=-5.0),
+        dsa_optax.adapt(optax.sgd(1.0), "tensor", init_log2_lr=-6.0),
+        optax.sgd(2.0**-7),
+    )
+    rows = [jnp.asarray([x], F32) for x in (1.0, np.inf, 0.9)]
+    updates, states = feed(tx, rows)
+    step = -(2.0**-5 + 2.0**-6 + 2.0**-7)
+    np.testing.assert_allclose(updates[0], step)
+    np.testing.assert_allclose(updates[1], -0.9 * step, rtol=1e-6)
+    assert all(part.last is None for part in states[0].parts[:2])
+    eta = [float(part.log2_lr) for part in states[1].parts[:2]]
+    np.testing.assert_allclose(eta, np.array([-5, -6]) + np.log2(0.1), rtol=1e-6)
+
+
+def test_a_floor_holds_the_rates_that_fall():
+    tx = dsa_optax.adapt(optax.sgd(1.0), "global", init_log2_lr=-5.0, min_log2_lr=-6.0)
+    _, states = feed(tx, [jnp.asarray([x], F32) for x in (1.0, np.nan)])
+    assert float(states[1].log2_lr) == -6
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_no_number_leads_back_too(form, value):
+    """Beyond the pole of −log(w) the gradient is finite, and points further on."""
+    tx, w = FORMS[form], jnp.ones(2, F32)
+    state = tx.init(w)
+    updates, state = tx.update(w, state, w, value=1.0)
+    back, state = tx.update(w, state, w, value=value)
+    chex.assert_trees_all_close(back, -0.9 * updates, rtol=1e-5)
+    assert int(state.last.backs) == 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_was_never_finite_stops_nothing(form):
+    """One entry without a gradient, from the start on: the others go on."""
+    tx = FORMS[form]
+
+    def loss(w):
+        return jnp.sum((w[1:] - 2) ** 2) + jnp.sqrt(jnp.minimum(w[0] - 9, 0.0))
+
+    w, _, losses = train(tx, loss, jnp.ones(3, F32), 200, with_value=True)
+    assert np.isnan(losses[0])
+    assert w[0] == 1
+    np.testing.assert_allclose(w[1:], 2, atol=0.1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_never_finite_again_does_not_stop_it(form):
+    """The data is broken from now on: it steps back until nothing is left to take."""
+    tx, w = FORMS[form], jnp.asarray([1.0, 1.0], F32)
+    state, update, moved = tx.init(w), jax.jit(tx.update), []
+    for t in range(80):
+        grads = w.at[0].set(jnp.nan) if t >= 5 else w
+        updates, state = update(grads, state, w)
+        w = optax.apply_updates(w, updates)
+        moved.append(float(jnp.abs(updates[1])))
+    assert int(state.last.backs) <= 8
+    assert np.sum(np.asarray(moved[30:]) > 0) > 25
+    chex.assert_tree_all_finite((w, state))
+
+
+# Great gradients. ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_two_atoms_that_overlap_find_their_distance(form):
+    """Their first gradient is 10⁷ times the greatest that they meet afterwards."""
+    energy = lambda r: (1 / r[0]) ** 12 - (1 / r[0]) ** 6
+    r, _, _ = train(FORMS[form], energy, jnp.asarray([0.3], F32), 500)
+    np.testing.assert_allclose(r, 2 ** (1 / 6), rtol=1e-3)
+
+
+def test_a_valley_from_afar():
+    loss = lambda x: 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2
+    start = jnp.asarray([-300.0, 200.0], F32)
+    _, _, losses = train(FORMS["auto_dsa"], loss, start, 1000)
+    assert losses[0] > 1e11
+    assert losses[-1] < 1e-8
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_loss_that_was_weighted_heavily_for_a_while(form):
+    """Nothing remembers the greatest gradient ever."""
+    tx, w = FORMS[form], jnp.asarray([5.0, -3.0], F32)
+    state, update, losses = tx.init(w), jax.jit(tx.update), []
+    for t in range(500):
+        weight, minimum = (1e9, 2.0) if t < 100 else (1e-3, 1.0)
+        losses.append(float(jnp.sum((w - minimum) ** 2)))
+        updates, state = update(2 * weight * (w - minimum), state, w)
+        w = optax.apply_updates(w, updates)
+    assert losses[101] > 1
+    assert losses[-1] < 1e-2
+
+
+def test_one_outlier_in_one_batch_does_not_end_training():
+    """The recipe for mini-batches, and a row that is 10⁶ times too large in one."""
+    tx = dsa_optax.adapt(
+        optax.contrib.muon(1.0), init_log2_lr=-5.0, min_log2_lr=-12.0, decrease=0.5
+    )
+    random = np.random.default_rng(0)
+    w = {"w": jnp.zeros((4, 2), F32), "b": jnp.zeros(2, F32)}
+    truth = random.normal(size=(4, 2))
+    loss = lambda p, x, y: jnp.mean((x @ p["w"] + p["b"] - y) ** 2)
+    step, state, moved = dsa_optax.make_train_step(loss, tx), tx.init(w), []
+    for t in range(500):
+        x = random.normal(size=(32, 4))
+        y = x @ truth + 0.1 * random.normal(size=(32, 2))
+        if t == 50:
+            x[0] *= 1e6
+        before = np.asarray(w["w"])
+        w, state, value = step(w, state, jnp.asarray(x, F32), jnp.asarray(y, F32))
+        moved.append(np.any(np.asarray(w["w"]) != before))
+    assert np.mean(moved[51:]) > 0.9
+    assert value < 0.1
+
+
+@pytest.mark.parametrize("form", MAIN)
+def test_in_double_precision_it_goes_on_to_its_rounding(form):
+    """Whatever the dtype of the rates is."""
+    with jax.enable_x64(True):
+        curvatures = jnp.asarray([1.0, 30.0, 1000.0])
+        loss = lambda w: jnp.sum(curvatures * (w - 1 / 3) ** 2)
+        w, state, losses = train(FORMS[form], loss, jnp.ones(3), 2000)
+    assert w.dtype == jnp.float64
+    assert {rate.dtype for rate in rates_of(state)} == {np.dtype(F32)}
+    assert losses.min() < 1e-28
+
+
+# Walls, and units. --------------------------------------------------------------------
+
+TIMES = jnp.linspace(0, 400, 60, dtype=jnp.float32)
+TRUTH = np.array([1.0, 0.01, 0.1])
+
+
+def decay_loss(params, units):
+    """The fit of p₀ exp(−p₁ t) + p₂: above a p₁ of −0.2 lies a wall of 10³⁵."""
+    p = params / units
+    model = lambda p: p[0] * jnp.exp(-p[1] * TIMES) + p[2]
+    return jnp.mean((model(p) - model(jnp.asarray(TRUTH, F32))) ** 2)
+
+
+@pytest.mark.parametrize("form", MAIN)
+@pytest.mark.parametrize("units", [1.0, 1e-6, 1e6])
+def test_a_fit_from_24_starts_in_any_units(form, units):
+    """Its parameters differ a hundredfold, and lie in one vector."""
+    random = np.random.default_rng(0)
+    starts = TRUTH * 2 ** random.uniform(-1, 1, (24, 3)) * units
+    loss = lambda p: decay_loss(p, F32(units))
+    run = lambda start: trained(FORMS[form], loss, start, 800)[2]
+    losses = np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(starts, F32)))
+    assert np.all(losses[:, -1] <= losses[:, 0])
+    assert np.sum(losses[:, -1] < 1e-6) >= 23
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_pole_is_crossed(form):
+    """w − log w: infinite at 0, and no number beyond, where its gradient is finite."""
+    loss = lambda w: jnp.sum(w - jnp.log(w))
+    w, state, losses = train(FORMS[form], loss, jnp.asarray([100.0, 1e-3], F32), 600)
+    assert np.isfinite(losses[-1])
+    assert losses[-1] < losses[0]
+    assert np.all(w > 0)
+    chex.assert_tree_all_finite((w, state))
+
+
+@LAWS
+@given(
+    st.sampled_from(sorted(FORMS)),
+    st.floats(-3, 3),
+    st.sampled_from([np.nan, np.inf, -np.inf, 1e30, -1e30, 0.0]),
+    st.sampled_from([np.nan, np.inf, 1e30, 0.0]),
+    st.integers(0, 99),
+)
+def test_whatever_lies_beyond_a_wall_all_stays_finite(
+    form, place, beyond, value_beyond, seed
+):
+    """A plane cuts a bowl off; beyond it value and gradient are what they are."""
+    random = np.random.default_rng(seed)
+    normal = random.normal(size=3)
+    start = random.normal(size=3)
+    offset = normal @ start + 10.0**place * np.linalg.norm(normal)
+
+    @jax.jit
+    def value_and_grad(w):
+        inside = jnp.dot(normal, w) < offset
+        value = jnp.sum((w - 3 * normal) ** 2)
+        return (
+            jnp.where(inside, value, value_beyond).astype(F32),
+            jnp.where(inside, 2 * (w - 3 * normal), beyond).astype(F32),
+        )
+
+    tx, w = FORMS[form], jnp.asarray(start, F32)
+    state, update = tx.init(w), UPDATES[form]
+    backs = 0
+    for _ in range(25):
+        value, grads = value_and_grad(w)
+        rates = rates_of(state)
+        updates, state = update(grads, state, w, value=value)
+        w = optax.apply_updates(w, updates)
+        if int(state.last.backs) > backs:
+            now = rates_of(state)
+            assert all(
+                np.all((b < a) | (a <= 2.0**-126))
+                for a, b in zip(rates, now, strict=True)
+            )
+        backs = int(state.last.backs)
+        chex.assert_tree_all_finite((w, state))
+
+
+UPDATES = {form: jax.jit(tx.update) for form, tx in FORMS.items()}
+
+
+# Momentum. ----------------------------------------------------------------------------
+
+
+def test_momentum_is_no_poorer_than_plain_adam():
+    """Past the minimum it points uphill, and says nothing about its rate."""
+    loss = lambda w: 0.5 * (w[0] ** 2 + 10 * w[1] ** 2)
+    start = jnp.ones(2, F32)
+    plain = train(optax.adam(0.1), loss, start, 80, with_value=False)[2][-1]
+    for form, most in (("adam", plain), ("muon", plain)):
+        assert train(FORMS[form], loss, start, 80)[2][-1] < most
+
+
+@pytest.mark.parametrize(
+    "inner", [optax.scale_by_adam(), optax.identity(), optax.sgd(-1.0)]
+)
+def test_an_optimizer_that_points_uphill_is_refused_at_once(inner):
+    with pytest.raises(ValueError, match=r"`inner` points uphill.*scale\(-1.0\)"):
+        dsa_optax.adapt(inner)
+    dsa_optax.adapt(optax.chain(inner, optax.scale(-1.0)))
