@@ -66,7 +66,7 @@ def auto_dsa(
       state is a `BlendState`.
 
     Raises:
-      TypeError: if `memory_size` is not an integer.
+      TypeError: if `memory_size` is not an integer, or traced by JAX.
       ValueError: if it is negative.
 
     Examples:
@@ -87,6 +87,11 @@ def auto_dsa(
       Jordan, `Muon <https://kellerjordan.github.io/posts/muon/>`_, 2024; Byrd, Nocedal
       and Schnabel, 1994, for L-BFGS's.
     """
+    if isinstance(memory_size, jax.core.Tracer):
+        raise TypeError(
+            "`memory_size` must be known beforehand: in optax.inject_hyperparams name "
+            'it, as static_args="memory_size".'
+        )
     _checks.count("memory_size", memory_size, 30)
     muon = optax.contrib.muon(
         1.0,

@@ -29,7 +29,17 @@ MISSING_GRAD_FN = (
     "    nnx    value, grads, grad_fn = "
     "dsa_optax.nnx.value_and_grad(loss)(model, batch)\n"
     "           optimizer.update(model, grads, grad_fn=grad_fn)\n"
-    "or let dsa_optax.make_train_step(loss, tx) do it."
+    "or let dsa_optax.make_train_step(loss, tx) do it. Where a library can't pass one "
+    "on (as NumPyro, GPJax, BlackJAX, NetKet and jinns), give it dsa_optax.auto_dsa(), "
+    "or dsa_optax.adapt around any optimizer: these need no `grad_fn`."
+)
+
+COMPLEX = (
+    "Write\n"
+    "    tx = optax.contrib.split_real_and_imaginary(dsa_optax.auto_dsa())\n"
+    "    updates, state = tx.update(jax.tree.map(jnp.conj, grads), state, params)\n"
+    "(jax.grad gives the conjugate of the direction in which a loss grows; dsa and its "
+    "kind can't stand there, as their `grad_fn` is not passed on)."
 )
 
 MASKED = (
@@ -40,13 +50,15 @@ MASKED = (
 )
 
 
-def schedule(name: str, value: Any, example: float) -> None:
+def schedule(name: str, value: Any, example: int | float) -> None:
     """Checks a non-negative hyper-parameter, unless it is a schedule."""
     if not callable(value):
         scalar(name, value, example, low=0)
 
 
-def scalar(name: str, value: Any, example: float, low: float = -math.inf) -> None:
+def scalar(
+    name: str, value: Any, example: int | float, low: int | float = -math.inf
+) -> None:
     """Checks one finite hyper-parameter, unless it is traced by JAX."""
     if isinstance(value, jax.core.Tracer):
         return
@@ -110,10 +122,12 @@ def real_floating(name: str, tree: Any) -> None:
     for path, leaf in jax.tree.leaves_with_path(tree):
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
+            mend = "Convert it, or pass it to the loss as an argument of its own."
+            if jnp.issubdtype(dtype, jnp.complexfloating):
+                mend = COMPLEX
             raise TypeError(
                 f"`{name}` must be real floating arrays, but {_at(path)} is of "
-                f"{dtype.name}; convert it (a complex array to a pair of real ones), "
-                "or pass it to the loss as an argument of its own."
+                f"{dtype.name}. {mend}"
             )
 
 

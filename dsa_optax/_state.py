@@ -59,17 +59,19 @@ class LastStep(NamedTuple):
     """What `adapt` and `blend` need, to take a step back.
 
     Attributes:
-      step: the last update, like the params. After a step back it is what is left of
-        the step that was shortened.
-      slope: of the loss along it where it began, a scalar.
+      before: the params that the last step was taken from.
+      slope: of the loss along it there, a scalar.
+      square: of its Euclidean norm, a scalar. After a step back this and the slope are
+        those of what is left of it.
       spoilt: how many entries of the gradient (and the `value`, where `update` was
         given it) weren't finite there, an int32 scalar.
       share: what is left of the step as it was first taken, a scalar.
       backs: number of steps back so far, an int32 scalar.
     """
 
-    step: optax.Updates
+    before: optax.Params
     slope: jax.Array
+    square: jax.Array
     spoilt: jax.Array
     share: jax.Array
     backs: jax.Array

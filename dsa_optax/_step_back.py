@@ -1,7 +1,7 @@
 """Taking a step back, so that no single step can spoil a training.
 
-With s the last step and r = ⟨g, s⟩ / ⟨g₋, s⟩, the ratio of the slopes along it at its
-end and at its start:
+With s what the last step moved, and r = ⟨g, s⟩ / ⟨g₋, s⟩, the ratio of the slopes along
+it at its end and at its start:
 
     back     θ' = θ − (1 − t) s,  η' = η + log2 t      where r is out of range
     on       θ' = θ + step(g)                          elsewhere
@@ -67,26 +67,32 @@ def step_back(
             jax.tree.map(jnp.asarray, tree) for tree in (updates, params)
         )
         _checks.gradient("updates (the gradient)", updates, params)
-        _checks.rates("state (its last step)", state.last.step, params)
+        _checks.rates("state (its last step)", state.last.before, params)
         last, before = state.last, state._replace(last=None)
         spoilt = _count_not_finite((updates, extra_args.get("value")))
-        share = _share_to_keep(updates, spoilt, last)
+        step = jax.tree.map(jnp.subtract, params, last.before)
+        share = jax.lax.stop_gradient(_share_to_keep(updates, step, spoilt, last))
         back = share < 1
         seen = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g) & ~back, g, 0), updates)
-        steps, after = core.update(seen, _held(before, back), params, **extra_args)
-        steps = optax.tree.cast_like(steps, params)
+        next_step, after = core.update(seen, _held(before, back), params, **extra_args)
+        next_step = optax.tree.cast_like(next_step, params)
+        after = _unless(back, _lowered(before, jnp.log2(share)), after)
 
         def either(shortened: jax.Array, new: jax.Array) -> jax.Array:
             return jnp.where(back, shortened.astype(new.dtype), new)
 
-        kept = jax.tree.map(lambda s: share.astype(s.dtype) * s, last.step)
-        off = jax.tree.map(jnp.subtract, kept, last.step)
-        slope = jax.lax.stop_gradient(_along(seen, steps))
-        after = _unless(back, _lowered(before, jnp.log2(share)), after)
-        return jax.tree.map(either, off, steps), after._replace(
+        off = jax.tree.map(lambda s: (share - 1).astype(s.dtype) * s, step)
+        slope, square = (
+            jax.lax.stop_gradient(_product(tree, next_step)).astype(share.dtype)
+            for tree in (seen, next_step)
+        )
+        return jax.tree.map(either, off, next_step), after._replace(
             last=LastStep(
-                step=jax.tree.map(either, kept, steps),
-                slope=either(share * last.slope, slope.astype(last.slope.dtype)),
+                before=jax.tree.map(
+                    either, last.before, jax.tree.map(jnp.copy, params)
+                ),
+                slope=either(share * last.slope, slope),
+                square=either(share**2 * last.square, square),
                 spoilt=either(last.spoilt, spoilt),
                 share=either(share * last.share, jnp.ones_like(share)),
                 backs=last.backs + back.astype(jnp.int32),
@@ -108,51 +114,53 @@ def without_step_back(
 
 
 def _no_step(params: optax.Params) -> LastStep:
-    dtype = _scalars_dtype(params)
+    leaves = jax.tree.leaves(params)
+    dtype = widest(jnp.float32, *(leaf.dtype for leaf in leaves))
     return LastStep(
-        step=jax.tree.map(jnp.zeros_like, params),
+        before=jax.tree.map(jnp.zeros_like, params),
         slope=jnp.zeros([], dtype),
+        square=jnp.zeros([], dtype),
         spoilt=jnp.zeros([], jnp.int32),
         share=jnp.ones([], dtype),
         backs=jnp.zeros([], jnp.int32),
     )
 
 
-def _scalars_dtype(params: optax.Params) -> jnp.dtype:
-    return widest(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(params)))
-
-
 def _share_to_keep(
-    grads: optax.Updates, spoilt: jax.Array, last: LastStep
+    grads: optax.Updates, step: optax.Updates, spoilt: jax.Array, last: LastStep
 ) -> jax.Array:
     """t: 1 where the last step may stay as it is."""
+    dtype = last.slope.dtype
     slope = jnp.abs(last.slope)
     known = slope > 0
-    ratio = -_along(grads, last.step).astype(slope.dtype) / jnp.where(known, slope, 1)
-    ratio = jax.lax.stop_gradient(ratio)
+    ratio = -_product(grads, step).astype(dtype) / jnp.where(known, slope, 1)
     lost = (spoilt > last.spoilt) | (ratio > STEEPEST_FALL)
     too_far = lost | (ratio < -STEEPEST_RISE)
     share = jnp.where(
         lost,
-        jnp.asarray(SHARE_OF_A_LOST_STEP, slope.dtype),
+        jnp.asarray(SHARE_OF_A_LOST_STEP, dtype),
         jnp.maximum(1 / (1 - jnp.minimum(ratio, 0)), LEAST_SHARE),
     )
-    # What is wrong where the step has shrunk to nothing is not the step.
-    left = last.share > jnp.finfo(slope.dtype).eps
-    return jnp.where(known & too_far & left, share, jnp.ones_like(share))
+    # A wrapper that moves the params on its own (a mean of them, say) must not have
+    # that undone; and what is wrong where a step has shrunk to nothing is not the step.
+    moved = _product(step, step).astype(dtype)
+    as_meant = (moved > last.square / 4) & (moved < 4 * last.square)
+    left = last.share > jnp.finfo(dtype).eps
+    back = known & too_far & as_meant & left
+    return jnp.where(back, share, jnp.ones_like(share))
 
 
-def _along(grads: optax.Updates, steps: optax.Updates) -> jax.Array:
-    """The slope along the steps, of the entries of the gradient that are finite."""
+def _product(xs: optax.Updates, ys: optax.Updates) -> jax.Array:
+    """The scalar product of two trees, of the entries of the first that are finite."""
 
-    def leaf(grad: jax.Array, step: jax.Array) -> jax.Array:
-        dtype = widest(grad.dtype, step.dtype, jnp.float32)
-        finite = jnp.where(jnp.isfinite(grad), grad, 0)
-        return jnp.sum(finite.astype(dtype) * step.astype(dtype))
+    def leaf(x: jax.Array, y: jax.Array) -> jax.Array:
+        dtype = widest(x.dtype, y.dtype, jnp.float32)
+        finite = jnp.where(jnp.isfinite(x), x, 0)
+        return jnp.sum(finite.astype(dtype) * y.astype(dtype))
 
-    slopes = jax.tree.leaves(jax.tree.map(leaf, grads, steps))
-    dtype = widest(jnp.float32, *(slope.dtype for slope in slopes))
-    return sum((slope.astype(dtype) for slope in slopes), jnp.zeros([], dtype))
+    products = jax.tree.leaves(jax.tree.map(leaf, xs, ys))
+    dtype = widest(jnp.float32, *(product.dtype for product in products))
+    return sum((product.astype(dtype) for product in products), jnp.zeros([], dtype))
 
 
 def _count_not_finite(tree: Any) -> jax.Array:

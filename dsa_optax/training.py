@@ -6,10 +6,11 @@ Not imported by `dsa_optax` itself, which needs neither Orbax nor tqdm:
 
 import os
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ __all__ = ["Trained", "fit"]
 
 Data = tuple[Any, ...]
 Loss = Callable[..., jax.Array]
-Row = dict[str, float]
+Row = dict[str, int | float]
 Carry = tuple[optax.Params, optax.OptState]
 TrainEpoch = Callable[[Carry, Data, jax.Array], tuple[Carry, jax.Array]]
 
@@ -89,7 +90,10 @@ def fit(
       microbatch_size: rows in memory at once in the second stage.
       evaluate: from the params to numbers by name, after every epoch.
       checkpoint_dir: a folder for this run alone, made if it isn't there; it holds the
-        last checkpoint. None keeps none.
+        last checkpoint. None keeps none. A run goes on with the settings, the data and
+        the optimizers that it began with, and any other is refused where it is seen:
+        of the data in a checksum (of an array above 64 MB that of some of its rows),
+        of the optimizers in the shapes and dtypes of the state.
       checkpoint_every: epochs between checkpoints; the last epoch always makes one.
       progress: whether to show a progress bar.
 
@@ -99,7 +103,8 @@ def fit(
     Raises:
       TypeError: if a number of rows or epochs is not an integer.
       ValueError: if one is negative, or a size 0; if the arrays have no rows, or
-        different numbers of them; if the checkpoints are of a run with other settings.
+        different numbers of them; if the checkpoints are of a run with other settings,
+        other data, or an optimizer with another state.
 
     Examples:
       >>> import jax, jax.numpy as jnp, dsa_optax.training
@@ -134,13 +139,14 @@ def fit(
     total = first_epochs + second_epochs
     run = _Run(0, (params, _state(first, params)), [])
     settings = {
-        "batch_size": batch_size,
-        "first_epochs": first_epochs,
-        "microbatch_size": microbatch_size,
+        "batch_size": int(batch_size),  # JSON knows no integers of NumPy's
+        "first_epochs": int(first_epochs),
+        "microbatch_size": int(microbatch_size),
         "rows": batch_rows("data", data),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
     }
-    with _Checkpoints(checkpoint_dir, checkpoint_every, settings) as checkpoints:
+    checkpoints = _Checkpoints(checkpoint_dir, checkpoint_every, settings, data)
+    with checkpoints:
         run = checkpoints.latest(run, total, lambda: _state(second, params))
         bar = tqdm(total=total, initial=run.epoch, unit="epoch", disable=not progress)
         with bar:
@@ -210,14 +216,15 @@ def _whole_loss(loss_fn: Loss, microbatch_size: int) -> Callable[..., jax.Array]
         bound = partial(loss_fn, key=key)
         return microbatched_value_and_grad(bound, microbatch_size)(params, *data)
 
-    @jax.custom_vjp
-    def loss(params: optax.Params, data: Data, key: jax.Array) -> jax.Array:
+    def value(params: optax.Params, data: Data, key: jax.Array) -> jax.Array:
         return value_and_grad(params, data, key)[0]
 
     def backward(grads: optax.Updates, cotangent: jax.Array) -> Any:
         scaled = jax.tree.map(lambda g: g * cotangent.astype(g.dtype), grads)
         return scaled, None, None
 
+    # Not as a decorator: a type checker's import hook would wrap what it returns.
+    loss = jax.custom_vjp(value)
     loss.defvjp(value_and_grad, backward)
     return loss
 
@@ -234,7 +241,7 @@ class _Run(NamedTuple):
     carry: Carry
     history: list[Row]
 
-    def switched(self, tx: optax.GradientTransformation) -> Self:
+    def switched(self, tx: optax.GradientTransformation) -> "_Run":
         """The same params, at the beginning of an optimizer's work."""
         params, _ = self.carry
         return self._replace(carry=(params, _state(tx, params)))
@@ -245,13 +252,13 @@ class _Run(NamedTuple):
         data: Data,
         key: jax.Array,
         evaluate: Callable[[optax.Params], Mapping[str, Any]] | None,
-    ) -> Self:
+    ) -> "_Run":
         """One epoch on."""
         number = self.epoch + 1
         started = time.perf_counter()
         carry, loss = train_epoch(self.carry, data, jax.random.fold_in(key, number))
         jax.block_until_ready(carry)
-        row = {"epoch": number, "loss": float(loss)}
+        row: Row = {"epoch": number, "loss": float(loss)}
         row["seconds"] = time.perf_counter() - started
         for name, metric in (evaluate(carry[0]) if evaluate else {}).items():
             if name in row:
@@ -261,6 +268,91 @@ class _Run(NamedTuple):
                 )
             row[name] = float(metric)
         return self._replace(epoch=number, carry=carry, history=[*self.history, row])
+
+
+# What a checkpoint is of ----------------------------------------------------------
+
+
+class _Leaf(NamedTuple):
+    """A leaf of a tree, as JSON can hold it.
+
+    Attributes:
+      dtype: its name.
+      shape: as a list.
+      option: which option of an optimizer decides the one or the other; "" if none.
+      checksum: of its entries; "" if they don't count.
+    """
+
+    dtype: str
+    shape: list[int]
+    option: str
+    checksum: str
+
+    def __str__(self) -> str:
+        checksum = f", checksum {self.checksum}" if self.checksum else ""
+        return f"{self.dtype} of shape {tuple(self.shape)}{checksum}"
+
+
+Trees = dict[str, dict[str, _Leaf]]
+
+_OTHER = {
+    "data": "other data",
+    "params": "other params",
+    "opt_state": "another optimizer",
+}
+
+_RATES = {"log2_lr", "lr"}
+"""What the states of this package call the rates, whose dtype is `state_dtype`."""
+
+_MOST_BYTES = 2**26
+"""The most that a checksum reads of an array."""
+
+
+def _leaves(
+    tree: Any, checksum: Callable[[jax.Array], str] | None = None
+) -> dict[str, _Leaf]:
+    """What the leaves of a tree are, by their paths."""
+    found = {}
+    for path, node in jax.tree.leaves_with_path(tree, is_leaf=_is_memory):
+        option = ""
+        if _is_memory(node):
+            option = "memory_size"
+        elif _RATES & {getattr(key, "name", None) for key in path}:
+            option = "state_dtype"
+        for below, leaf in jax.tree.leaves_with_path(node):
+            found[jax.tree_util.keystr((*path, *below))] = _Leaf(
+                dtype=str(leaf.dtype),
+                shape=list(leaf.shape),
+                option=option,
+                checksum=checksum(leaf) if checksum else "",
+            )
+    return found
+
+
+def _is_memory(node: Any) -> bool:
+    """Whether it is the state of L-BFGS: this package's, Optax's, or another's."""
+    return "BFGS" in type(node).__name__
+
+
+def _carry_leaves(carry: Carry) -> Trees:
+    params, opt_state = carry
+    return {"params": _leaves(params), "opt_state": _leaves(opt_state)}
+
+
+def _option_between(was: _Leaf | None, now: _Leaf | None) -> str:
+    """The option that explains why a leaf is another; "" if there is none."""
+    option = (was or now or _Leaf("", [], "", "")).option
+    if option == "state_dtype" and not (was and now and was.shape == now.shape):
+        return ""  # these are rates of something else
+    return option
+
+
+def _checksum(leaf: jax.Array) -> str:
+    """Of all rows, or of a large array of some that lie evenly."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    stride = max(1, -(-leaf.nbytes // _MOST_BYTES))
+    return f"{zlib.crc32(np.asarray(leaf[::stride]).tobytes()):08x}"
 
 
 # Checkpoints ----------------------------------------------------------------------
@@ -274,11 +366,13 @@ class _Checkpoints:
         folder: str | os.PathLike[str] | None,
         every: int,
         settings: dict[str, Any],
+        data: Data,
     ) -> None:
         self._folder, self._every, self._settings = folder, every, settings
+        self._data = {} if folder is None else {"data": _leaves(data, _checksum)}
         self._manager: ocp.CheckpointManager | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "_Checkpoints":
         if self._folder is not None:
             self._manager = ocp.CheckpointManager(
                 Path(self._folder).absolute(),
@@ -299,9 +393,13 @@ class _Checkpoints:
         """Saves, where a checkpoint is due."""
         if self._manager is None:
             return
+        log = {
+            "settings": self._settings,
+            "leaves": self._data | _carry_leaves(run.carry),
+            "rows": run.history,
+        }
         args = ocp.args.Composite(
-            carry=ocp.args.StandardSave(run.carry),
-            log=ocp.args.JsonSave({"settings": self._settings, "rows": run.history}),
+            carry=ocp.args.StandardSave(run.carry), log=ocp.args.JsonSave(log)
         )
         self._manager.save(run.epoch, args=args, force=last)
 
@@ -319,6 +417,8 @@ class _Checkpoints:
         carry = run.carry
         if epoch > self._settings["first_epochs"]:
             carry = carry[0], second_state()
+        # Orbax would make one dtype of another, in silence, and so of counts rates.
+        self._check_leaves(log["leaves"], self._data | _carry_leaves(carry))
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, carry)
         restored = self._manager.restore(
             epoch, args=ocp.args.Composite(carry=ocp.args.StandardRestore(like))
@@ -329,7 +429,6 @@ class _Checkpoints:
         other = [
             name for name in self._settings if settings[name] != self._settings[name]
         ]
-        mend = f"Pass another `checkpoint_dir`, or delete {self._folder}."
         if other:
             differences = ", ".join(
                 f"{name} was {settings[name]} and is {self._settings[name]}"
@@ -337,13 +436,34 @@ class _Checkpoints:
             )
             raise ValueError(
                 f"`checkpoint_dir` holds a run with other settings: {differences}. "
-                f"{mend}"
+                f"Pass {self._mend}"
             )
         if epoch > total:
             raise ValueError(
                 f"`checkpoint_dir` holds a run of {epoch} epochs, longer than the "
-                f"{total} asked for. {mend}"
+                f"{total} asked for. Pass {self._mend}"
             )
+
+    def _check_leaves(self, stored: dict[str, Any], given: Trees) -> None:
+        for tree, now in given.items():
+            was = {path: _Leaf(*leaf) for path, leaf in stored[tree].items()}
+            pairs = {path: (was.get(path), now.get(path)) for path in now | was}
+            others = {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
+            if not others:
+                continue
+            # The first, but one that an option explains says more.
+            path = max(others, key=lambda path: bool(_option_between(*others[path])))
+            before, after = (leaf or "missing" for leaf in others[path])
+            option = _option_between(*others[path])
+            remedy = f"Give `{option}` as it was, pass" if option else "Pass"
+            raise ValueError(
+                f"`checkpoint_dir` holds a run with {_OTHER[tree]}: {tree}{path} was "
+                f"{before}, and is {after}. {remedy} {self._mend}"
+            )
+
+    @property
+    def _mend(self) -> str:
+        return f"another `checkpoint_dir`, or delete {self._folder}."
 
 
 # Checks ---------------------------------------------------------------------------

@@ -73,8 +73,8 @@ class Adapt:
             ]
         )
         self.ever_too_high = np.zeros(len(self.groups), bool)
-        self.last_g = self.last_d = self.last_step = np.zeros(size)
-        self.slope, self.spoilt, self.left = 0.0, 0, 1.0
+        self.last_g = self.last_d = self.before = np.zeros(size)
+        self.slope, self.square, self.spoilt, self.left = 0.0, 0.0, 0, 1.0
 
     def size_of(self, group):
         return next(
@@ -89,32 +89,34 @@ class Adapt:
             self.begin(theta)
         spoilt = np.sum(~np.isfinite(g))
         g = np.where(np.isfinite(g), g, 0.0)
-        share = self.share_to_keep(g, spoilt)
+        moved = theta - self.before
+        share = self.share_to_keep(g, moved, spoilt)
         if share < 1:
-            return self.back(share)
+            return self.back(share, moved)
         step = self.on(theta, g)
+        self.before, self.square = theta, step @ step
         self.slope, self.spoilt, self.left = g @ step, spoilt, 1.0
-        self.last_step = step
         return step
 
-    def share_to_keep(self, g, spoilt):
+    def share_to_keep(self, g, moved, spoilt):
         """How much of the last step may stay."""
-        if self.slope == 0 or self.left <= np.finfo(np.float64).eps:
+        as_meant = self.square / 4 < moved @ moved < 4 * self.square
+        gone = self.left <= np.finfo(np.float64).eps
+        if self.slope == 0 or gone or not as_meant:
             return 1.0
-        r = (g @ self.last_step) / -abs(self.slope)
+        r = (g @ moved) / -abs(self.slope)
         if spoilt > self.spoilt or r > 1000:
             return 0.1
         return max(1 / (1 - r), 1 / 32) if r < -100 else 1.0
 
-    def back(self, share):
+    def back(self, share, moved):
         """Shortens the last step, and the rates with it."""
-        off = (share - 1) * self.last_step
-        self.last_step = share * self.last_step
         self.slope, self.left = share * self.slope, share * self.left
+        self.square = share**2 * self.square
         self.eta = np.maximum(self.eta + np.log2(share), self.min_log2_lr)
         self.ever_too_high[:] = True
         self.backs += 1
-        return off
+        return (share - 1) * moved
 
     def on(self, theta, g):
         """The next step."""

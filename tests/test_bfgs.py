@@ -72,7 +72,7 @@ def test_what_spoils_the_matrix_makes_it_begin_again(bad):
     found, state = directions(thetas, grads)
     np.testing.assert_array_equal(found[4], 0)
     assert np.isfinite(found).all()
-    assert (np.sum(found * grads, axis=1)[5:] < 0).all()
+    assert (np.sum(found[5:] * grads[5:], axis=1) < 0).all()
     assert np.isfinite(state.inverse).all()
 
 

@@ -174,6 +174,10 @@ def test_inject_hyperparams_takes_the_memory_as_static():
     tx, params = make(2), make_params()
     updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
     chex.assert_tree_all_finite(updates)
+    tx = optax.inject_hyperparams(dsa_optax.auto_dsa)()
+    state = tx.init(params)
+    with pytest.raises(TypeError, match='static_args="memory_size"'):
+        jax.jit(tx.update)(params, state, params)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -215,3 +215,97 @@ def test_lookahead_drops_grad_fn_and_so_is_refused():
     params = optax.LookaheadParams.init_synced(make_params())
     with pytest.raises(ValueError, match="`grad_fn` is missing"):
         tx.update(make_params(), tx.init(params), params, grad_fn=jax.grad(loss))
+
+
+# Those that look at the last step: auto_dsa, adapt, blend -------------------------
+
+LOOKING_BACK = {
+    "parameter": lambda: dsa_optax.adapt(optax.sgd(1.0), "parameter"),
+    "global": lambda: dsa_optax.adapt(optax.sgd(1.0), "global"),
+    "auto_dsa": dsa_optax.auto_dsa,
+}
+THAT_ASK_NOTHING = {
+    **{name: wrap for name, wrap in TRANSPARENT.items() if "inject" not in name},
+    "clip": lambda tx: optax.chain(optax.clip(1e3), tx),
+    "clip_by_global_norm": lambda tx: optax.chain(optax.clip_by_global_norm(1e3), tx),
+}
+
+
+@pytest.mark.parametrize("name", THAT_ASK_NOTHING)
+def test_around_adapt_what_changes_no_gradient_changes_no_step(name):
+    tx = LOOKING_BACK["parameter"]()
+    tracks, state = run(THAT_ASK_NOTHING[name](tx))
+    chex.assert_trees_all_close(tracks, run(tx)[0], rtol=1e-5)
+    assert set(dsa_optax.learning_rates(state)) == {"w", "b"}
+
+
+WORKING = {
+    "clip": lambda tx: optax.chain(optax.clip(0.1), tx),
+    "clip_by_global_norm": lambda tx: optax.chain(optax.clip_by_global_norm(0.1), tx),
+    "partition": lambda tx: optax.partition(
+        {"ours": tx, "sgd": optax.sgd(0.1)}, {"w": "ours", "b": "sgd"}
+    ),
+    "MultiSteps": lambda tx: optax.MultiSteps(tx, 2).gradient_transformation(),
+    "flatten": optax.flatten,
+    "split_real_and_imaginary": optax.contrib.split_real_and_imaginary,
+}
+
+
+@pytest.mark.parametrize("name", WORKING)
+@pytest.mark.parametrize("optimizer", LOOKING_BACK)
+def test_what_works_without_a_grad_fn(optimizer, name):
+    tx = WORKING[name](LOOKING_BACK[optimizer]())
+    step = dsa_optax.make_train_step(loss, tx, donate=False)
+    params, state = make_params(), tx.init(make_params())
+    for _ in range(80):
+        params, state, _ = step(params, state)
+    assert loss(params) < 1e-3 * loss(make_params())
+    dsa_optax.learning_rates(state)
+
+
+@pytest.mark.parametrize("optimizer", LOOKING_BACK)
+def test_schedule_free_moves_its_own_iterate_by_adapt(optimizer):
+    tx = optax.contrib.schedule_free(LOOKING_BACK[optimizer](), 1.0, b1=0.9)
+    step = dsa_optax.make_train_step(loss, tx, donate=False)
+    params, state = make_params(), tx.init(make_params())
+    for _ in range(80):
+        params, state, _ = step(params, state)
+    final = optax.contrib.schedule_free_eval_params(state, params)
+    assert loss(final) < 1e-3 * loss(make_params())
+
+
+@pytest.mark.parametrize("optimizer", LOOKING_BACK)
+def test_lookahead_works_without_a_grad_fn(optimizer):
+    tx = optax.lookahead(LOOKING_BACK[optimizer](), 5, 0.5)
+    params = optax.LookaheadParams.init_synced(make_params())
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(jax.grad(loss)(params.fast), state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(300):
+        params, state = step(params, state)
+    assert loss(params.slow) < 1e-3 * loss(make_params())
+
+
+@pytest.mark.parametrize("optimizer", LOOKING_BACK)
+def test_masked_needs_no_value_fn(optimizer):
+    tx = optax.masked(LOOKING_BACK[optimizer](), {"w": True, "b": False})
+    frozen = optax.chain(tx, optax.masked(optax.set_to_zero(), {"w": False, "b": True}))
+    params, state = make_params(), frozen.init(make_params())
+    for _ in range(3):
+        updates, state = frozen.update(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+    only_w_moves([params])
+
+
+def test_hyper_parameters_of_adapt_and_auto_dsa_are_injected():
+    inject = optax.inject_hyperparams
+    injected = inject(dsa_optax.adapt)(optax.sgd(1.0), "global", init_log2_lr=-6.0)
+    expected = run(dsa_optax.adapt(optax.sgd(1.0), "global", init_log2_lr=-6.0))[0]
+    chex.assert_trees_all_close(run(injected)[0], expected, rtol=1e-6)
+    injected = inject(dsa_optax.auto_dsa, static_args="memory_size")()
+    expected = run(dsa_optax.auto_dsa())[0]
+    chex.assert_trees_all_close(run(injected)[0], expected, rtol=1e-6)

@@ -158,6 +158,49 @@ def test_an_exception_while_a_compiled_update_runs_leaves_its_arguments(tx):
     chex.assert_trees_all_equal(update(grads, state, params), expected)
 
 
+# Messages -------------------------------------------------------------------------
+
+
+def complex_loss(params):
+    return jnp.sum(jnp.abs(params["z"] - jnp.asarray([1 + 2j, -3j])) ** 2)
+
+
+@pytest.mark.parametrize("make", [dsa_optax.dsa, dsa_optax.auto_dsa])
+def test_the_error_for_complex_params_shows_what_works(make):
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        params = {"z": jnp.zeros(2, complex)}
+        with pytest.raises(TypeError, match=r"leaf \['z'\] is of complex64") as error:
+            make().init(params)
+        *_, made, updated, _ = str(error.value).splitlines()
+        names = {"optax": optax, "dsa_optax": dsa_optax, "jax": jax, "jnp": jnp}
+        exec(made.strip(), names)
+        names |= {"params": params, "state": names["tx"].init(params)}
+        for _ in range(60):
+            names["grads"] = jax.grad(complex_loss)(names["params"])
+            exec(updated.strip(), names)
+            names["params"] = optax.apply_updates(names["params"], names["updates"])
+        assert complex_loss(names["params"]) < 1e-3 * complex_loss(params)
+
+
+def test_the_error_for_whole_numbers_says_nothing_of_complex_ones():
+    with pytest.raises(TypeError, match=r"is of int64\. Convert it, or pass") as error:
+        dsa_optax.auto_dsa().init({"n": jnp.ones(2, jnp.int64)})
+    assert "split_real" not in str(error.value)
+
+
+def test_a_missing_grad_fn_names_what_needs_none():
+    params = make_params()
+    tx = dsa_optax.dsa()
+    with pytest.raises(ValueError, match=r"give it dsa_optax\.auto_dsa\(\), or"):
+        tx.update(params, tx.init(params), params)
+
+
+def test_annotations_say_what_is_passed():
+    """For those who check types when they run: to these an int is no float."""
+    annotated = dsa_optax._checks.scalar.__annotations__
+    assert annotated["low"] == annotated["example"] == int | float
+
+
 # Checkpoints ----------------------------------------------------------------------
 
 

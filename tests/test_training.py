@@ -249,6 +249,116 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         trained(checkpoint_dir=tmp_path, second_epochs=2)
 
 
+INT8 = {"state_dtype": jnp.int8}
+HALF = {"state_dtype": jnp.bfloat16}
+RATES = r"log2_lr\['b'\] was {} of shape \(8,\), and is {}.*`state_dtype` as it was"
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "message"),
+    [
+        (dsa_optax.dsa(**INT8), dsa_optax.dsa(), RATES.format("int8", "float32")),
+        (dsa_optax.dsa(), dsa_optax.dsa(**INT8), RATES.format("float32", "int8")),
+        (
+            dsa_optax.auto_dsa(0),
+            dsa_optax.auto_dsa(0, **HALF),
+            RATES.format("float32", "bfloat16"),
+        ),
+        (dsa_optax.auto_dsa(1), dsa_optax.auto_dsa(0), "is missing.*`memory_size` as"),
+        (optax.lbfgs(), optax.lbfgs(memory_size=3), "`memory_size` as it was, pass"),
+        (
+            dsa_optax.adapt(optax.sgd(1.0), "tensor"),
+            dsa_optax.adapt(optax.sgd(1.0), "parameter"),
+            r"log2_lr\['b'\] was .* shape \(\), and is .* shape \(8,\)\. Pass another",
+        ),
+        (optax.adam(1.0), optax.sgd(1.0), r"state\[0\].count was .*missing\. Pass"),
+    ],
+)
+def test_an_optimizer_with_another_state_is_refused(was, now, message, tmp_path):
+    options = {"checkpoint_dir": tmp_path, "loss_fn": plain_loss, "first_epochs": 0}
+    trained(second=was, **{**options, "second_epochs": 1})
+    message = f"`checkpoint_dir` holds a run with another optimizer.*{message}"
+    with pytest.raises(ValueError, match=message):
+        trained(second=now, **options)
+
+
+def test_a_memory_of_another_size_is_refused(tmp_path):
+    def of_large(params, x, key):
+        return jnp.mean((params["w"] - x[0]) ** 2)
+
+    def trained(tx):
+        options = {**SETTINGS, "first_epochs": 0, "checkpoint_dir": tmp_path}
+        params, data = {"w": jnp.zeros((64, 64))}, (np.ones(3, np.float32),)
+        fit(of_large, params, data, jax.random.key(0), second=tx, **options)
+
+    trained(dsa_optax.auto_dsa(3))
+    trained(dsa_optax.auto_dsa(3))
+    message = r"parts\[2\].* was .*\(3, .*\), and is .*\(2, .*`memory_size` as it was"
+    with pytest.raises(ValueError, match=message):
+        trained(dsa_optax.auto_dsa(2))
+
+
+def test_the_second_optimizer_may_be_another_while_the_first_is_at_work(tmp_path):
+    trained(checkpoint_dir=tmp_path, second_epochs=0)
+    run = trained(checkpoint_dir=tmp_path, second=optax.sgd(0.1))
+    assert_same_end(run, trained(second=optax.sgd(0.1)))
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        (0, lambda x: np.concatenate([x[:-1], x[-1:] + 1])),
+        (1, lambda y: np.nextafter(y, np.float32(np.inf))),
+        (1, lambda y: y.astype(np.float16)),
+        (1, lambda y: y[:, None]),
+    ],
+)
+def test_other_data_of_as_many_rows_are_refused(place, change, tmp_path):
+    data = list(make_data())
+    run = trained(checkpoint_dir=tmp_path)
+    same = [data[0].astype(np.float64), jnp.asarray(data[1])]  # float32 when they go in
+    assert_same_end(trained(checkpoint_dir=tmp_path, data=same), run)
+    data[place] = change(data[place])
+    message = rf"run with other data: data\[{place}\] was float32 .*Pass another `check"
+    with pytest.raises(ValueError, match=message):
+        trained(checkpoint_dir=tmp_path, data=data)
+
+
+def test_of_large_data_some_rows_are_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr("dsa_optax.training._MOST_BYTES", 100)
+    x, y = make_data()
+    run = trained(checkpoint_dir=tmp_path)
+    assert_same_end(trained(checkpoint_dir=tmp_path), run)
+    with pytest.raises(ValueError, match=r"run with other data: data\[0\]"):
+        trained(checkpoint_dir=tmp_path, data=(x + 1, y))
+
+
+def test_data_may_be_anything_with_rows(tmp_path):
+    rows = {
+        "keys": jax.random.split(jax.random.key(0), 6),
+        "half": jnp.ones((6, 2), jnp.bfloat16),
+        "flag": np.ones(6, bool),
+        "none": np.ones((6, 0), np.float32),
+    }
+
+    def rows_loss(params, rows, key):
+        return jnp.mean(params["b"]) + jnp.mean(rows["half"], dtype=jnp.float32)
+
+    options = {"loss_fn": rows_loss, "checkpoint_dir": tmp_path}
+    trained(data=(rows,), **options)
+    other = {**rows, "keys": jax.random.split(jax.random.key(1), 6)}
+    with pytest.raises(ValueError, match=r"other data: data\[0\]\['keys'\] was key"):
+        trained(data=(other,), **options)
+
+
+def test_other_params_are_refused(tmp_path):
+    options = {"checkpoint_dir": tmp_path, "key": jax.random.key(KEY), **SETTINGS}
+    fit(plain_loss, make_params(), make_data(), **options)
+    more = {**make_params(), "c": jnp.ones(())}
+    with pytest.raises(ValueError, match=r"other params: params\['c'\] was missing"):
+        fit(plain_loss, more, make_data(), **options)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -1,0 +1,198 @@
+"""`auto_dsa` and `adapt` take params of any kind: dtypes, shapes, bounds, stacks."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import dsa_optax
+
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+
+FORMS = {
+    "dense": dsa_optax.auto_dsa(2),
+    "light": dsa_optax.auto_dsa(0),
+    "global": dsa_optax.adapt(optax.sgd(1.0), "global"),
+    "tensor": dsa_optax.adapt(optax.sgd(1.0), "tensor"),
+    "parameter": dsa_optax.adapt(optax.sgd(1.0), "parameter"),
+}
+
+
+def types(tree):
+    return jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)
+
+
+def three_updates(tx, params):
+    """Params and state, from a gradient that points away from the params."""
+    state = tx.init(params)
+    for _ in range(3):
+        updates, state = tx.update(params, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rows", [2, 600])  # a matrix, and a memory of pairs
+@pytest.mark.parametrize("wide", ["float32", "float64"])
+def test_params_of_two_dtypes_keep_their_state(form, rows, wide):
+    """`lax.scan` refuses a carry whose dtypes change."""
+    with jax.enable_x64(wide == "float64"):
+        params = {"a": jnp.ones((rows, 2), jnp.bfloat16), "b": jnp.ones(3, wide)}
+        tx = FORMS[form]
+
+        def step(carry, _):
+            params, state = carry
+            updates, state = tx.update(params, state, params)
+            assert types(updates) == types(params)
+            return (optax.apply_updates(params, updates), state), None
+
+        (after, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=12)
+    assert all(np.all(np.asarray(leaf, float) < 1) for leaf in jax.tree.leaves(after))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rows", [2, 600])
+def test_no_rank_is_promoted(form, rows):
+    with jax.numpy_rank_promotion("raise"):
+        three_updates(FORMS[form], {"a": jnp.ones((rows, 2)), "b": jnp.ones(3)})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_python_numbers_and_matrices_without_rows_are_params_too(form):
+    params = {"a": 1.5, "none": jnp.zeros((0, 3)), "w": jnp.ones((2, 2))}
+    after, state = three_updates(FORMS[form], params)
+    assert after["a"] < 1.5
+    assert after["none"].shape == (0, 3)
+    chex.assert_tree_all_finite((after, state))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_leaf_that_comes_later_is_named(form):
+    tx, params = FORMS[form], {"a": jnp.ones(2), "b": jnp.ones(3)}
+    state = tx.init(params)
+    more = params | {"c": jnp.ones(1)}
+    with pytest.raises(ValueError, match=r"`state.*make a new state"):
+        tx.update(more, state, more)
+    longer = {"a": jnp.ones(2), "b": jnp.ones(4)}
+    with pytest.raises(ValueError, match=r"`state.*\['b'\].*make a new state"):
+        tx.update(longer, state, longer)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_mask_that_changes_is_named(form):
+    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    masked = lambda which: optax.masked(FORMS[form], which)
+    state = masked({"a": True, "b": False}).init(params)
+    with pytest.raises(ValueError, match=r"`state.*make a new state"):
+        masked({"a": True, "b": True}).update(params, state, params)
+
+
+# Derivatives. -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        dsa_optax.auto_dsa(2),
+        dsa_optax.auto_dsa(0),
+        dsa_optax.adapt(optax.contrib.muon(1.0, adam_eps_root=1e-30)),
+        dsa_optax.adapt(optax.adam(1.0, eps_root=1e-30), "global"),
+    ],
+    ids=["dense", "light", "muon", "adam"],
+)
+@pytest.mark.parametrize("rows", [2, 600])
+def test_derivatives_through_updates_are_finite_where_a_gradient_is_zero(tx, rows):
+    def after_three(scale):
+        params = {
+            "w": scale * jnp.ones((rows, 2)),
+            "unused": scale * jnp.ones((rows, 3)),
+            "b": scale * jnp.arange(3.0),
+        }
+        loss = lambda p: jnp.mean(p["w"] ** 2) + jnp.sum(p["b"][:2] ** 2)
+        state = tx.init(params)
+        for _ in range(3):
+            updates, state = tx.update(jax.grad(loss)(params), state, params)
+            params = optax.apply_updates(params, updates)
+        return loss(params)
+
+    slope = jax.grad(after_three)(1.0)
+    assert np.isfinite(slope)
+    assert slope > 0
+
+
+# Stacks and bounds. -------------------------------------------------------------------
+
+
+def stacked_net(layers=3, width=8):
+    """A residual net whose layers lie in one array, and the same as separate leaves."""
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(40, width)), jnp.float32)
+    y = jnp.sin(2 * x)
+    stacked = {
+        "w": jnp.asarray(random.normal(size=(layers, width, width)), jnp.float32) / 4,
+        "b": jnp.zeros((layers, width), jnp.float32),
+    }
+
+    def loss(params):
+        def layer(h, p):
+            return h + jnp.tanh(h @ p["w"] + p["b"]), None
+
+        return jnp.mean((jax.lax.scan(layer, x, params)[0] - y) ** 2)
+
+    return stacked, loss
+
+
+def loss_after(tx, params, loss, steps):
+    step = lambda carry, _: (update(tx, loss, *carry), None)
+    run = lambda params: jax.lax.scan(step, (params, tx.init(params)), length=steps)[0]
+    return float(loss(jax.jit(run)(params)[0]))
+
+
+def update(tx, loss, params, state):
+    updates, state = tx.update(jax.grad(loss)(params), state, params)
+    return optax.apply_updates(params, updates), state
+
+
+def test_layers_stacked_for_a_scan_are_as_many_matrices():
+    """Muon's direction of a stack is that of each matrix, with their numbers named."""
+    params, loss = stacked_net()
+    numbers = {"w": optax.contrib.MuonDimensionNumbers(1, 2), "b": None}
+    grads = jax.grad(loss)(params)
+    first = dsa_optax.auto_dsa(0, muon_weight_dimension_numbers=numbers)
+    seen = first.update(grads, first.init(params), params)[1].parts[1].compass["w"]
+    apart = {str(i): params["w"][i] for i in range(3)}
+    alone = dsa_optax.auto_dsa(0)
+    each = {str(i): grads["w"][i] for i in range(3)}
+    lone = alone.update(each, alone.init(apart), apart)[1].parts[1].compass
+    for i in range(3):
+        direction = lambda c: c / jnp.linalg.norm(c)
+        np.testing.assert_allclose(
+            direction(seen[i]), direction(lone[str(i)]), rtol=1e-4, atol=1e-5
+        )
+    named = loss_after(first, params, loss, 60)
+    assert named < loss_after(dsa_optax.auto_dsa(0), params, loss, 60)
+    by_function = dsa_optax.auto_dsa(0, muon_weight_dimension_numbers=lambda _: numbers)
+    assert loss_after(by_function, params, loss, 60) == pytest.approx(named, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [dsa_optax.auto_dsa(), dsa_optax.auto_dsa(0), FORMS["tensor"]],
+    ids=["dense", "light", "tensor"],
+)
+def test_bounds_by_projection_with_the_gradient_of_an_active_one_zeroed(tx):
+    """As the README shows: without that line the rates of what is held run away."""
+    low, high = jnp.asarray([-9.0, -9.0, 0.5]), jnp.asarray([1.0, 9.0, 9.0])
+    curvatures = jnp.asarray([[2.0, 0.9, 0.0], [0.9, 3.0, 0.5], [0.0, 0.5, 1.0]])
+    loss = lambda w: 0.5 * (w - 2) @ curvatures @ (w - 2) + 3 * w[2]
+    optimum = np.array([1.0, 2.55, 0.5])
+    w, step = jnp.asarray([0.3, 0.4, 3.0]), jax.jit(tx.update)
+    state = tx.init(w)
+    for _ in range(400):
+        grads = jax.grad(loss)(w)
+        held = (w <= low) & (grads > 0) | (w >= high) & (grads < 0)
+        updates, state = step(jnp.where(held, 0, grads), state, w)
+        w = jnp.clip(optax.apply_updates(w, updates), low, high)
+    np.testing.assert_allclose(w, optimum, atol=1e-3)
