@@ -41,6 +41,9 @@ from benchmarks import (
     track_figures,
 )
 from benchmarks.files import replacing
+from benchmarks.nist import page as nist_page
+from benchmarks.nist import problems as nist_problems
+from benchmarks.nist import runs as nist_runs
 from benchmarks.optimizers import OPTIMIZERS, PAPER_OPTIMIZERS, Optimizer
 from benchmarks.paper import TABLE_7
 from benchmarks.race_contenders import CONTENDERS, RIVALS
@@ -249,6 +252,25 @@ def run_minibatch_race(
     minibatch_page.write(output)
 
 
+def run_nist(
+    output: Path,
+    datasets: Sequence[str],
+    solvers: Sequence[str],
+    dtypes: Sequence[str],
+    data_dir: str | None,
+) -> None:
+    """NIST's nonlinear regressions, against their certified fits."""
+    loaded = nist_problems.load(data_dir)
+    regressions = {name: loaded[name] for name in datasets}
+    chosen = {name: nist_runs.SOLVERS[name] for name in solvers}
+    path = output / nist_page.RECORDS
+    runs = nist_runs.run(path, regressions, chosen, dtypes)
+    progress_over("NIST's regressions", runs, len(datasets) * len(dtypes) * len(chosen))
+    for title, table in nist_page.tables(nist_runs.load(path)):
+        console.print(tables.on_screen(table, title, "auto_dsa"))
+    nist_page.write(output)
+
+
 def run_costs(output: Path) -> None:
     """What a full-batch gradient in parts costs, and fractional max-pooling."""
     output.mkdir(parents=True, exist_ok=True)
@@ -455,7 +477,7 @@ def parser() -> argparse.ArgumentParser:
     race_options = command(
         "race",
         "The race on full batches: who is the first at a loss that the rivals set, by "
-        "gradient evaluations and by wall time? About an hour on two cores; a killed "
+        "gradient evaluations and by wall time? Some two hours on two cores; a killed "
         "run goes on where it was. A part of it takes a minute: race --quick "
         "--problems rosenbrock-2 axes-1e4 --optimizers adam irprop-minus lbfgs. The "
         "records, page and figures are those of the part then; the next whole run "
@@ -490,6 +512,16 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_names(minibatch_options, "--tasks", minibatch_race.TASKS)
     _add_names(minibatch_options, "--optimizers", minibatch_race.CONTENDERS)
+    nist_options = command(
+        "nist",
+        "NIST's 27 nonlinear regressions from two starts each, beside SciPy's solvers, "
+        "in float64 and float32. About half an hour on two cores; a killed run goes on "
+        "where it was.",
+        data_dir,
+    )
+    _add_names(nist_options, "--datasets", nist_problems.MODELS)
+    _add_names(nist_options, "--solvers", nist_runs.SOLVERS)
+    _add_names(nist_options, "--dtypes", nist_problems.DTYPES)
     command(
         "costs",
         "Memory, time and error of a full-batch gradient in parts, and the time of "
@@ -521,7 +553,7 @@ def parser() -> argparse.ArgumentParser:
     command(
         "page",
         "Writes the page of claims again from the records of a full run, and those of "
-        "the races where there are their records.",
+        "the races and of NIST's regressions where there are their records.",
     )
     return main
 
@@ -582,6 +614,14 @@ def run(options: argparse.Namespace) -> None:
                 options.seeds,
                 options.data_dir,
             )
+        case "nist":
+            run_nist(
+                output,
+                options.datasets,
+                options.solvers,
+                options.dtypes,
+                options.data_dir,
+            )
         case "costs":
             run_costs(output)
         case "speed":
@@ -599,7 +639,7 @@ def run(options: argparse.Namespace) -> None:
             page.write(output)
         case "page":
             page.write(output)
-            for other in (race_page, minibatch_page):
+            for other in (race_page, minibatch_page, nist_page):
                 if (output / other.RECORDS).exists():
                     other.write(output)
     console.print(f"Records and figures: {output}/", soft_wrap=True)

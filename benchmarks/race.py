@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.race_contenders import Contender
+from benchmarks import race_host
+from benchmarks.race_contenders import AnyContender, Contender, HostContender
 from benchmarks.runner import Problem
 from dsa_optax import make_train_step
+
+Array = jax.Array | np.ndarray
 
 
 class Curves(NamedTuple):
@@ -29,13 +33,31 @@ class Curves(NamedTuple):
 class Seen(NamedTuple):
     """At one update, or at all: the loss before it, the accuracy, evaluations spent."""
 
-    loss: jax.Array
-    accuracy: jax.Array
-    spent: jax.Array
+    loss: Array
+    accuracy: Array
+    spent: Array
 
 
-def curves(problem: Problem, contender: Contender, seeds: int, budget: int) -> Curves:
-    """Trains every setting and seed, in one compiled call."""
+def curves(
+    problem: Problem, contender: AnyContender, seeds: int, budget: int
+) -> Curves:
+    """Trains every setting and seed."""
+    keys = jax.random.split(jax.random.key(0), seeds)
+    seen = (
+        _on_the_host(problem, contender, keys, budget)
+        if isinstance(contender, HostContender)
+        else _compiled(problem, contender, keys, budget)
+    )
+    losses, accuracy, spent = (np.asarray(part) for part in seen)
+    losses = np.where(np.isnan(losses), np.inf, losses)
+    by_evaluation = partial(_by_evaluation, spent=spent, budget=budget)
+    return Curves(by_evaluation(losses), by_evaluation(accuracy))
+
+
+def _compiled(
+    problem: Problem, contender: Contender, keys: jax.Array, budget: int
+) -> Seen:
+    """What every setting and seed saw, in one compiled call."""
 
     def run(setting: Any, key: jax.Array) -> Seen:
         tx = contender.make(setting)
@@ -59,13 +81,28 @@ def curves(problem: Problem, contender: Contender, seeds: int, budget: int) -> C
         if contender.at_first
         else (_to_the_end, _side_by_side)
     )
-    keys = jax.random.split(jax.random.key(0), seeds)
     settings = jnp.asarray(contender.settings, jnp.float32)
-    seen = jax.jit(over(run))(settings, keys)
-    losses, accuracy, spent = (np.asarray(part) for part in seen)
-    losses = np.where(np.isnan(losses), np.inf, losses)
-    by_evaluation = partial(_by_evaluation, spent=spent, budget=budget)
-    return Curves(by_evaluation(losses), by_evaluation(accuracy))
+    return jax.jit(over(run))(settings, keys)
+
+
+def _on_the_host(
+    problem: Problem, contender: HostContender, keys: jax.Array, budget: int
+) -> Seen:
+    """What every setting and seed saw, one evaluation at a time.
+
+    That is the lowest point which it has evaluated so far, be it in a line search.
+    """
+    flat = race_host.flatten(problem, keys)
+
+    def run(setting: float, start: np.ndarray) -> Seen:
+        losses, points = race_host.descend(flat, contender, setting, start, budget)
+        lowest = race_host.lowest(losses)
+        accuracy = np.asarray(flat.observe(points))
+        return Seen(losses[lowest], accuracy[lowest], 1 + np.arange(budget))
+
+    runs = [run(*each) for each in product(contender.settings, flat.starts)]
+    shape = (len(contender.settings), len(keys), budget)
+    return Seen(*(np.reshape(part, shape) for part in zip(*runs, strict=True)))
 
 
 def _to_the_end(

@@ -6,10 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import dsa_optax
-from benchmarks import torch_optim
+from benchmarks import race_scipy, torch_optim
+from benchmarks.race_scipy import Objective
+from benchmarks.soap import soap
 
 Evaluations = Callable[[Any], jax.Array]
 """From the state after an update to the gradients that the update evaluated."""
@@ -40,6 +43,29 @@ class Contender(NamedTuple):
     ours: bool = False
 
 
+class HostContender(NamedTuple):
+    """An optimizer in the race that is a loop on the host, as SciPy's are.
+
+    Attributes:
+      label: for tables and figures.
+      minimize: from an objective, a start and a setting to nothing; what it evaluates
+        is what it is judged by. It is called again, from the lowest point, where it
+        stops early.
+      settings: the default first, and then the others of its grid.
+      tuned: what the setting is.
+      ours: whether it is this package's own, and so sets no target.
+    """
+
+    label: str
+    minimize: Callable[[Objective, np.ndarray, float], None]
+    settings: Sequence[float] = (0.0,)
+    tuned: str = "nothing"
+    ours: bool = False
+
+
+AnyContender = Contender | HostContender
+
+
 def _line_search_evaluations(state: Any) -> jax.Array:
     """Every trial of the line search evaluates a gradient; the last one is kept."""
     return optax.tree.get(state, "num_linesearch_steps")
@@ -58,7 +84,7 @@ def rate(label: str, make: Callable[[Any], Any], *settings: float) -> Contender:
     return Contender(label, make, settings, "learning rate")
 
 
-RIVALS: Mapping[str, Contender] = {
+RIVALS: Mapping[str, AnyContender] = {
     "momentum": rate(
         "SGD, momentum", partial(optax.sgd, momentum=0.9), 0.01, 1e-3, 0.1, 0.3, 1.0
     ),
@@ -72,6 +98,7 @@ RIVALS: Mapping[str, Contender] = {
     ),
     "lion": rate("Lion", optax.lion, 1e-4, 3e-4, 1e-3, 3e-3, 0.01),
     "muon": rate("Muon", optax.contrib.muon, 0.02, 3e-3, 0.01, 0.05, 0.1),
+    "soap": rate("SOAP", soap, 3e-3, 1e-3, 0.01, 0.03, 0.1),
     "prodigy": rate("Prodigy", optax.contrib.prodigy, 1.0, 0.1, 0.3, 3.0, 10.0),
     "dog": rate("DoG", optax.contrib.dog, 1.0, 0.1, 0.3, 3.0, 10.0),
     "rprop": rate("Rprop", torch_optim.rprop, 0.01, 1e-4, 1e-3, 0.1, 1.0),
@@ -85,6 +112,18 @@ RIVALS: Mapping[str, Contender] = {
         "curvature tolerance",
         _line_search_evaluations,
         at_first=1,
+    ),
+    "scipy-lbfgs": HostContender(
+        "L-BFGS-B, SciPy", race_scipy.lbfgs, (10, 5, 20, 40, 80), "memory"
+    ),
+    "scipy-bfgs": HostContender(
+        "BFGS, SciPy",
+        race_scipy.bfgs,
+        (0.9, 0.1, 0.3, 0.7, 0.97),
+        "curvature tolerance",
+    ),
+    "scipy-cg": HostContender(
+        "CG, SciPy", race_scipy.cg, (0.4, 0.05, 0.1, 0.2, 0.6), "curvature tolerance"
     ),
     "dsa": Contender(
         "DSA",
@@ -104,4 +143,4 @@ OURS: Mapping[str, Contender] = {
 }
 """This package's own, with nothing to set; the first is the main one."""
 
-CONTENDERS: Mapping[str, Contender] = {**RIVALS, **OURS}
+CONTENDERS: Mapping[str, AnyContender] = {**RIVALS, **OURS}

@@ -299,6 +299,13 @@ def _rules(records: pd.DataFrame) -> str:
   {race_runs.REPEATS} trainings
   at the default setting, {race_runs.TIMED_UPDATES} updates in one call, compilation
   apart. L-BFGS takes over the gradient that its line search ended with.
+- **SciPy's** BFGS, L-BFGS-B and CG are loops on the host, as their users have them: in
+  float64 around a compiled loss and gradient in float32, tolerances zero. All that they
+  evaluate counts, and so does at once the lowest loss among it, be it in the midst of a
+  line search. Where one fails, they start again from that point, until that is of no
+  use. Their time is that of {race_runs.TIMED_UPDATES} evaluations, each a call. BFGS
+  updates its matrix by its rank of two; `minimize`, whose steps are the same, takes up
+  to hundreds of times as long for it.
 - **Area**: on what share of the problems is an optimizer at most τ times slower than
   the fastest, on the mean over τ from 1 to {SLOWEST:g}? 1 is first everywhere. Each of
   the package's own is scored in a field of all rivals and itself.

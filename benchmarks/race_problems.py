@@ -2,119 +2,84 @@
 
 Every kind of problem stands in both halves: settings may be chosen on `DEVELOPMENT`,
 and none was ever chosen on `TEST`. All data ships with scikit-learn or is generated
-from a fixed seed.
+from a fixed seed. More kinds are in `race_models` and `race_fits`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from sklearn import datasets
 from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import StandardScaler
 
+from benchmarks import race_fits, race_models
+from benchmarks.race_parts import (
+    Activation,
+    Weights,
+    cross_entropy,
+    init_mlp,
+    load_table,
+    make_problem,
+    mlp,
+    runge_kutta,
+)
 from benchmarks.runner import Problem
 
-STEPS_BETWEEN = 8
-"""Steps by Runge and Kutta between two points of an ODE's solution."""
-
-Activation = Callable[[jax.Array], jax.Array]
-Weights = list[dict[str, jax.Array]]
-
-
 # Nets ---------------------------------------------------------------------------------
-
-
-def _init_mlp(sizes: Sequence[int], key: jax.Array) -> Weights:
-    """Glorot's normal kernels, biases of zero."""
-    kernel = jax.nn.initializers.glorot_normal()
-    pairs = list(pairwise(sizes))
-    return [
-        {"w": kernel(k, pair), "b": jnp.zeros(pair[1])}
-        for k, pair in zip(jax.random.split(key, len(pairs)), pairs, strict=True)
-    ]
-
-
-def _mlp(layers: Weights, x: jax.Array, activation: Activation) -> jax.Array:
-    for layer in layers[:-1]:
-        x = activation(x @ layer["w"] + layer["b"])
-    return x @ layers[-1]["w"] + layers[-1]["b"]
-
-
-def _problem(
-    init: Callable[[jax.Array], optax.Params],
-    loss: Callable[[optax.Params], jax.Array],
-    accuracy: Callable[[optax.Params], jax.Array] = lambda params: jnp.array(jnp.nan),
-) -> Problem:
-    """A problem of the race, which observes the test accuracy where there is one."""
-    return Problem(init, loss, accuracy)
-
-
-def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
-def _table(name: str, standardised: bool) -> tuple[jax.Array, jax.Array]:
-    x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
-    x = StandardScaler().fit_transform(x) if standardised else x
-    return jnp.asarray(x, jnp.float32), jnp.asarray(y)
 
 
 def tabular_net(
     name: str, hidden: Sequence[int], activation: Activation, standardised: bool
 ) -> Problem:
     """A net that tells the classes of a table apart; tested on a fifth of the rows."""
-    table = _table(name, standardised)
+    table = load_table(name, standardised)
     x, x_test, y, y_test = train_test_split(*table, test_size=0.2, random_state=0)
     sizes = (x.shape[1], *hidden, int(y.max()) + 1)
-    logits = partial(_mlp, activation=activation)
-    return _problem(
-        partial(_init_mlp, sizes),
-        lambda p: _cross_entropy(logits(p, x), y),
+    logits = partial(mlp, activation=activation)
+    return make_problem(
+        partial(init_mlp, sizes),
+        lambda p: cross_entropy(logits(p, x), y),
         lambda p: jnp.mean(jnp.argmax(logits(p, x_test), axis=-1) == y_test),
     )
 
 
 def tabular_regression(hidden: Sequence[int], activation: Activation) -> Problem:
     """A net on scikit-learn's diabetes table, standardised on both sides."""
-    x, y = _table("diabetes", standardised=True)
+    x, y = load_table("diabetes", standardised=True)
     y = (y - y.mean()) / y.std()
     sizes = (x.shape[1], *hidden, 1)
-    return _problem(
-        partial(_init_mlp, sizes),
-        lambda p: jnp.mean((_mlp(p, x, activation)[:, 0] - y) ** 2),
+    return make_problem(
+        partial(init_mlp, sizes),
+        lambda p: jnp.mean((mlp(p, x, activation)[:, 0] - y) ** 2),
     )
 
 
 def logistic_regression(name: str, ridge: float, standardised: bool = True) -> Problem:
     """Softmax regression with a ridge penalty: convex, its optimum above zero."""
-    x, y = _table(name, standardised)
+    x, y = load_table(name, standardised)
     sizes = (x.shape[1], int(y.max()) + 1)
 
     def loss(params: Weights) -> jax.Array:
         penalty = jnp.sum(params[0]["w"] ** 2)
-        return _cross_entropy(_mlp(params, x, jnp.tanh), y) + ridge / 2 * penalty
+        return cross_entropy(mlp(params, x, jnp.tanh), y) + ridge / 2 * penalty
 
-    return _problem(partial(_init_mlp, sizes), loss)
+    return make_problem(partial(init_mlp, sizes), loss)
 
 
 def autoencoder(code: int, activation: Activation) -> Problem:
     """Digits of 8×8 pixels through a bottleneck and back; mean squared error."""
-    x, _ = _table("digits", standardised=False)
+    x, _ = load_table("digits", standardised=False)
     x = x[:600] / 16
-    return _problem(
-        partial(_init_mlp, (64, 32, code, 32, 64)),
-        lambda p: jnp.mean((_mlp(p, x, activation) - x) ** 2),
+    return make_problem(
+        partial(init_mlp, (64, 32, code, 32, 64)),
+        lambda p: jnp.mean((mlp(p, x, activation) - x) ** 2),
     )
 
 
 def convolution_net(channels: int, rows: int) -> Problem:
     """Two 3×3 convolutions and a linear layer on digits."""
-    x, y = _table("digits", standardised=False)
+    x, y = load_table("digits", standardised=False)
     x, y = x[:rows].reshape(-1, 8, 8, 1) / 16, y[:rows]
     kernel = jax.nn.initializers.he_normal()
 
@@ -141,14 +106,14 @@ def convolution_net(channels: int, rows: int) -> Problem:
         hidden = convolve(convolve(x, params["first"]), params["second"])
         pooled = hidden.reshape(-1, 2, 2, 2, 2, channels).mean(axis=(2, 4))
         logits = pooled.reshape(len(x), -1) @ params["linear"] + params["bias"]
-        return _cross_entropy(logits, y)
+        return cross_entropy(logits, y)
 
-    return _problem(init, loss)
+    return make_problem(init, loss)
 
 
 def attention_net(width: int, rows: int) -> Problem:
     """One block of self-attention over the eight pixel rows of a digit."""
-    x, y = _table("digits", standardised=False)
+    x, y = load_table("digits", standardised=False)
     x, y = x[:rows].reshape(-1, 8, 8) / 16, y[:rows]
     kernel = jax.nn.initializers.glorot_normal()
     shapes = {
@@ -178,9 +143,9 @@ def attention_net(width: int, rows: int) -> Problem:
         scores = (seen @ p["query"]) @ (seen @ p["key"]).mT / width**0.5
         h = h + jax.nn.softmax(scores) @ (seen @ p["values"])
         h = h + jax.nn.gelu(norm(h) @ p["up"]) @ p["down"]
-        return _cross_entropy(norm(h).mean(axis=1) @ p["head"], y)
+        return cross_entropy(norm(h).mean(axis=1) @ p["head"], y)
 
-    return _problem(init, loss)
+    return make_problem(init, loss)
 
 
 # Differential equations ---------------------------------------------------------------
@@ -208,12 +173,12 @@ def _physics_net(
     wanted = jnp.asarray(values, jnp.float32)
 
     def loss(params: Weights) -> jax.Array:
-        u = lambda x: _mlp(params, x, jnp.tanh)[0]
+        u = lambda x: mlp(params, x, jnp.tanh)[0]
         inner = jax.vmap(lambda x: residual(u, x))(inside)
         outer = jax.vmap(u)(edge) - wanted
         return jnp.mean(inner**2) + weight * jnp.mean(outer**2)
 
-    return _problem(partial(_init_mlp, (inputs, 24, 24, 1)), loss)
+    return make_problem(partial(init_mlp, (inputs, 24, 24, 1)), loss)
 
 
 def _second(u: Callable[[jax.Array], jax.Array], x: jax.Array, i: int) -> jax.Array:
@@ -303,7 +268,7 @@ def ode_fit(
 
     def solve(log_params: jax.Array) -> jax.Array:
         flow = partial(field, params=jnp.exp(log_params))
-        return _runge_kutta(flow, first, times)
+        return runge_kutta(flow, first, times)
 
     path = solve(log_truth)
     noise = np.random.default_rng(0).normal(size=path.shape).astype(np.float32)
@@ -314,34 +279,7 @@ def ode_fit(
         factor = jax.random.uniform(key, log_truth.shape, minval=-1, maxval=1)
         return log_truth + jnp.log(2) * factor
 
-    return _problem(init, lambda p: jnp.mean(((solve(p) - seen) / scale) ** 2))
-
-
-def _runge_kutta(
-    field: Callable[[jax.Array, jax.Array], jax.Array],
-    start: jax.Array,
-    times: jax.Array,
-) -> jax.Array:
-    """The states at evenly spaced times, by the classical method.
-
-    An adaptive step would stand still where a bad optimizer has taken the params.
-    """
-    h = (times[1] - times[0]) / STEPS_BETWEEN
-
-    def step(i: jax.Array, state: jax.Array, begin: jax.Array) -> jax.Array:
-        t = begin + i * h
-        one = field(state, t)
-        two = field(state + h / 2 * one, t + h / 2)
-        three = field(state + h / 2 * two, t + h / 2)
-        four = field(state + h * three, t + h)
-        return state + h / 6 * (one + 2 * two + 2 * three + four)
-
-    def interval(state: jax.Array, begin: jax.Array) -> tuple[jax.Array, jax.Array]:
-        end = jax.lax.fori_loop(0, STEPS_BETWEEN, lambda i, x: step(i, x, begin), state)
-        return end, end
-
-    states = jax.lax.scan(interval, start, times[:-1])[1]
-    return jnp.concatenate([start[None], states])
+    return make_problem(init, lambda p: jnp.mean(((solve(p) - seen) / scale) ** 2))
 
 
 def _predator_prey(state: jax.Array, t: jax.Array, params: jax.Array) -> jax.Array:
@@ -366,7 +304,7 @@ def gaussian_process(rows: int, dimensions: int) -> Problem:
 
     The params are the logarithms of a length scale a feature, amplitude and noise.
     """
-    x, y = _table("diabetes", standardised=True)
+    x, y = load_table("diabetes", standardised=True)
     x, y = x[:rows, :dimensions], y[:rows]
     y = (y - y.mean()) / y.std()
 
@@ -383,7 +321,7 @@ def gaussian_process(rows: int, dimensions: int) -> Problem:
         white = jax.scipy.linalg.solve_triangular(factor, y, lower=True)
         return jnp.mean(white**2) / 2 + jnp.mean(jnp.log(jnp.diag(factor)))
 
-    return _problem(init, loss)
+    return make_problem(init, loss)
 
 
 def matrix_factorisation(rows: int, columns: int, rank: int, seen: float) -> Problem:
@@ -403,7 +341,7 @@ def matrix_factorisation(rows: int, columns: int, rank: int, seen: float) -> Pro
     def loss(p: dict[str, jax.Array]) -> jax.Array:
         return jnp.mean((p["left"] @ p["right"] - matrix) ** 2, where=mask)
 
-    return _problem(init, loss)
+    return make_problem(init, loss)
 
 
 def peaks_fit(count: int) -> Problem:
@@ -431,7 +369,7 @@ def peaks_fit(count: int) -> Problem:
         wide = jnp.full(count, np.log(0.05), jnp.float32)
         return {"height": jnp.ones(count), "place": places + off, "log_width": wide}
 
-    return _problem(init, lambda p: jnp.mean((spectrum(p) - seen) ** 2))
+    return make_problem(init, lambda p: jnp.mean((spectrum(p) - seen) ** 2))
 
 
 def decays_fit() -> Problem:
@@ -445,7 +383,7 @@ def decays_fit() -> Problem:
     noise = np.random.default_rng(1).normal(size=120).astype(np.float32)
     seen = curve(jnp.array([3.0, 1.0, 0.2, 1.0, -0.7])) + 0.01 * noise
     start = jnp.array([1.0, 1.0, 0.0, 0.5, -0.5])
-    return _problem(
+    return make_problem(
         lambda key: start + 0.1 * jax.random.normal(key, (5,)),
         lambda p: jnp.mean((curve(p) - seen) ** 2),
     )
@@ -461,7 +399,7 @@ def quadratic(condition: float, rotated: bool, size: int = 50) -> Problem:
     basis = np.linalg.qr(random.normal(size=(size, size)))[0] if rotated else None
     hessian = np.diag(values) if basis is None else basis * values @ basis.T
     h = jnp.asarray(hessian, jnp.float32)
-    return _problem(
+    return make_problem(
         lambda key: jax.random.normal(key, (size,)),
         lambda w: w @ h @ w / 2,
     )
@@ -470,7 +408,7 @@ def quadratic(condition: float, rotated: bool, size: int = 50) -> Problem:
 def rosenbrock(size: int) -> Problem:
     """The chained banana valley, from (−1.2, 1, −1.2, 1, …) and a little noise."""
     start = jnp.tile(jnp.array([-1.2, 1.0]), size // 2)
-    return _problem(
+    return make_problem(
         lambda key: start + 0.1 * jax.random.normal(key, (size,)),
         lambda w: jnp.mean(100 * (w[1:] - w[:-1] ** 2) ** 2 + (1 - w[:-1]) ** 2),
     )
@@ -485,7 +423,7 @@ def powell(size: int) -> Problem:
         parts = (a + 10 * b) ** 2 + 5 * (c - d) ** 2
         return jnp.mean(parts + (b - 2 * c) ** 4 + 10 * (a - d) ** 4)
 
-    return _problem(lambda key: start + 0.1 * jax.random.normal(key, (size,)), loss)
+    return make_problem(lambda key: start + 0.1 * jax.random.normal(key, (size,)), loss)
 
 
 DEVELOPMENT: Mapping[str, Callable[[], Problem]] = {
@@ -507,6 +445,19 @@ DEVELOPMENT: Mapping[str, Callable[[], Problem]] = {
     "rotated-1e2": partial(quadratic, 1e2, True),
     "rotated-1e6": partial(quadratic, 1e6, True),
     "rosenbrock-2": partial(rosenbrock, 2),
+    "growth-raw": race_fits.growth,
+    "diabetes-raw-net": race_models.diabetes_raw,
+    "neural-ode-spiral": partial(
+        race_models.neural_ode, race_models.spiral, (1.2, 0.0), 5.0, (16,)
+    ),
+    "elman-chaos": partial(race_models.elman_net, 12),
+    "flow-moons": race_models.moons_flow,
+    "vae-digits": partial(race_models.digits_vae, 2),
+    "survival-diabetes": partial(race_fits.survival, "diabetes", 300, ()),
+    "counts-wine": partial(race_fits.poisson_counts, "wine"),
+    "kalman-level": partial(race_fits.kalman, [[1.0]], (0.5, 1.5)),
+    "tensor-3": partial(race_fits.tensor_factors, (12, 10, 8), 3, 0.0),
+    "heat-cooling": partial(race_fits.heat_inversion, 20, heated=False),
 }
 """Settings may be chosen on these."""
 
@@ -530,5 +481,20 @@ TEST: Mapping[str, Callable[[], Problem]] = {
     "rotated-1e4": partial(quadratic, 1e4, True),
     "powell-8": partial(powell, 8),
     "rosenbrock-10": partial(rosenbrock, 10),
+    "cooling-raw": race_fits.cooling,
+    "proline-raw-net": race_models.proline_raw,
+    "neural-ode-pendulum": partial(
+        race_models.neural_ode, race_models.pendulum, (2.0, 0.0), 6.0, (12, 12)
+    ),
+    "gru-digits": partial(race_models.gated_net, 12, 200),
+    "flow-wine": race_models.wine_flow,
+    "vae-cancer": partial(race_models.cancer_vae, 4),
+    "survival-cancer": partial(race_fits.survival, "breast_cancer", 250, (12,)),
+    "counts-cancer": partial(race_fits.spread_counts, "breast_cancer"),
+    "kalman-trend": partial(
+        race_fits.kalman, [[1.0, 1.0], [0.0, 1.0]], (0.5, 0.1, 2.0)
+    ),
+    "tensor-4": partial(race_fits.tensor_factors, (15, 12, 9), 4, 0.5),
+    "heat-heated": partial(race_fits.heat_inversion, 32, heated=True),
 }
 """No setting was chosen on these."""

@@ -11,14 +11,14 @@ import numpy as np
 import optax
 import pandas as pd
 
-from benchmarks import race
+from benchmarks import race, race_host
 from benchmarks.files import replacing
-from benchmarks.race_contenders import Contender
+from benchmarks.race_contenders import AnyContender, Contender, HostContender
 from benchmarks.runner import Problem
 from benchmarks.timing import seconds
 
 Problems = Mapping[str, Callable[[], Problem]]
-Contenders = Mapping[str, Contender]
+Contenders = Mapping[str, AnyContender]
 
 SEEDS = 3
 BUDGET = 300
@@ -40,7 +40,10 @@ class Kept(NamedTuple):
 
 
 class Milliseconds(NamedTuple):
-    """Wall time of one training, compilation apart."""
+    """Wall time of one training, compilation apart.
+
+    A loop on the host says nothing of its updates: both are an evaluation's then.
+    """
 
     evaluation: float
     update: float
@@ -92,7 +95,7 @@ def _path(folder: Path, problem: str, contender: str) -> Path:
     return folder / f"{problem}__{contender}.npz"
 
 
-def _is_kept(path: Path, contender: Contender, seeds: int, budget: int) -> bool:
+def _is_kept(path: Path, contender: AnyContender, seeds: int, budget: int) -> bool:
     if not path.exists():
         return False
     with np.load(path) as arrays:
@@ -103,7 +106,7 @@ def _is_kept(path: Path, contender: Contender, seeds: int, budget: int) -> bool:
     )
 
 
-def _keep(path: Path, contender: Contender, curves: race.Curves) -> None:
+def _keep(path: Path, contender: AnyContender, curves: race.Curves) -> None:
     kept = Kept(curves.losses, curves.accuracy, np.asarray(contender.settings, float))
     with replacing(path) as file, file.open("wb") as stream:
         np.savez_compressed(stream, **kept._asdict())
@@ -141,15 +144,35 @@ def times(path: Path) -> pd.DataFrame:
 
 
 def milliseconds(
-    problem: Problem,
-    contender: Contender,
-    updates: int = TIMED_UPDATES,
-    repeats: int = REPEATS,
+    problem: Problem, contender: AnyContender, updates: int = TIMED_UPDATES
 ) -> Milliseconds:
     """Times the first updates of one seed at the default setting: the fastest of some.
 
-    They are one compiled call, whose own cost is shared out among them.
+    As a user has them: in one compiled call, whose own cost is shared out among them,
+    or, for a loop on the host, as many evaluations instead, each a call.
     """
+    if isinstance(contender, HostContender):
+        return _of_a_host_loop(problem, contender, updates)
+    return _of_updates(problem, contender, updates)
+
+
+def _of_a_host_loop(
+    problem: Problem, contender: HostContender, evaluations: int
+) -> Milliseconds:
+    flat = race_host.flatten(problem, jax.random.key(0)[None])
+    flat.evaluate(flat.starts[0])  # compiles
+
+    def train() -> int:
+        objective = race_host.Objective(flat.evaluate, evaluations)
+        race_host.train(objective, contender, contender.settings[0], flat.starts[0])
+        return len(objective.losses)
+
+    taken = [seconds(train) for _ in range(REPEATS)]
+    each = 1e3 * min(taken) / train()
+    return Milliseconds(each, each)
+
+
+def _of_updates(problem: Problem, contender: Contender, updates: int) -> Milliseconds:
     tx = optax.with_extra_args_support(contender.make(contender.settings[0]))
     value_and_grad = _value_and_grad(problem, contender)
 
@@ -170,7 +193,7 @@ def milliseconds(
     params = jax.jit(problem.init)(jax.random.key(0))
     compiled = jax.jit(train).lower(params).compile()
     evaluations = int(compiled(params)[-1])
-    spent = 1e3 * min(seconds(lambda: compiled(params)) for _ in range(repeats))
+    spent = 1e3 * min(seconds(lambda: compiled(params)) for _ in range(REPEATS))
     return Milliseconds(spent / evaluations, spent / updates)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import race_runs
-from benchmarks.race_contenders import Contender
+from benchmarks.race_contenders import AnyContender
 from benchmarks.race_problems import TEST
 from benchmarks.race_runs import BUDGET, LONG, Kept
 
@@ -38,7 +38,7 @@ def collect(
     cache: Path,
     costs: pd.DataFrame,
     problems: Iterable[str],
-    contenders: Mapping[str, Contender],
+    contenders: Mapping[str, AnyContender],
 ) -> pd.DataFrame:
     """The whole table, from what was run and timed.
 
@@ -61,7 +61,7 @@ def records(
     problem: str,
     half: str,
     curves: Mapping[str, Kept],
-    contenders: Mapping[str, Contender],
+    contenders: Mapping[str, AnyContender],
     milliseconds: Mapping[str, float],
 ) -> pd.DataFrame:
     """One row an optimizer, setting and seed.

@@ -9,10 +9,11 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
+from scipy.optimize import minimize
 
 from benchmarks import __main__ as cli
-from benchmarks import race, race_page, race_runs, race_scores
-from benchmarks.race_contenders import CONTENDERS, RIVALS, Contender
+from benchmarks import race, race_host, race_page, race_runs, race_scores
+from benchmarks.race_contenders import CONTENDERS, RIVALS, Contender, HostContender
 from benchmarks.race_problems import DEVELOPMENT, TEST, quadratic, rosenbrock
 from benchmarks.race_runs import Kept
 from benchmarks.runner import Problem
@@ -25,12 +26,15 @@ inf, nan = np.inf, np.nan
 
 # Problems -----------------------------------------------------------------------------
 
-LIGHT = ("decays", "axes-1e6", "rotated-1e2", "powell-8", "peaks-3")
+LIGHT = (
+    *("decays", "axes-1e6", "rotated-1e2", "powell-8", "peaks-3"),
+    *("growth-raw", "counts-wine", "kalman-level", "tensor-3"),
+)
 
 
 def test_halves_are_disjoint_and_large_enough():
     assert not DEVELOPMENT.keys() & TEST.keys()
-    assert len(DEVELOPMENT) + len(TEST) >= 24
+    assert len(DEVELOPMENT) + len(TEST) >= 50
 
 
 @pytest.mark.parametrize(
@@ -130,6 +134,108 @@ def test_curves_are_those_of_a_plain_loop(name):
             assert len(set(curves.losses[place, seed, here:following].tolist())) == 1
 
 
+# Loops on the host --------------------------------------------------------------------
+
+SCIPYS = {
+    name: rival for name, rival in RIVALS.items() if isinstance(rival, HostContender)
+}
+KEYS = jax.random.split(jax.random.key(0), 2)
+
+
+def train_on(problem, contender, budget):
+    """What the contender evaluates at its default, from the first seed's start."""
+    flat = race_host.flatten(problem, KEYS)
+    objective = race_host.Objective(flat.evaluate, budget)
+    race_host.train(objective, contender, contender.settings[0], flat.starts[0])
+    return objective
+
+
+@pytest.mark.parametrize("name", SCIPYS)
+def test_scipy_stops_at_the_budget_and_all_that_it_evaluates_counts(name):
+    calls = []
+    objective = train_on(counting(rosenbrock(2), calls), SCIPYS[name], budget=15)
+    jax.effects_barrier()
+    assert len(calls) == len(objective.losses) == len(objective.points) == 15
+    with pytest.raises(race_host.Spent):
+        objective(np.zeros(2))
+
+
+@pytest.mark.parametrize("name", SCIPYS)
+def test_scipys_curve_is_the_lowest_that_it_has_evaluated(name):
+    problem, contender = rosenbrock(2), SCIPYS[name]
+    curves = race.curves(problem, contender, seeds=2, budget=60)
+    assert curves.losses.shape == (len(contender.settings), 2, 61)
+    start = problem.loss(problem.init(KEYS[0]))
+    np.testing.assert_allclose(curves.losses[:, 0, :2], start, rtol=1e-5)
+    assert (np.diff(curves.losses) <= 0).all()
+    assert (curves.losses[0, :, 60] < 1e-6).all()
+    evaluated = train_on(problem, contender, 60).losses
+    so_far = np.minimum.accumulate(np.float32(evaluated))
+    np.testing.assert_array_equal(curves.losses[0, 0, 1 : len(so_far) + 1], so_far)
+
+
+def test_scipys_curve_sees_no_future_and_is_the_same_again():
+    contender = SCIPYS["scipy-bfgs"]
+    long = race.curves(rosenbrock(2), contender, seeds=2, budget=24)
+    short = race.curves(rosenbrock(2), contender, seeds=2, budget=12)
+    np.testing.assert_array_equal(long.losses[..., :13], short.losses)
+
+
+def test_scipy_has_the_accuracy_where_it_was_lowest():
+    curves = race.curves(bowl(), SCIPYS["scipy-cg"], seeds=2, budget=8)
+    assert (curves.accuracy[0, :, 0] < 1).all()
+    assert (curves.accuracy[0, :, -1] == 1).all()
+
+
+def a_host(minimize, **fields):
+    return HostContender("made up", minimize, **fields)
+
+
+def test_a_host_loop_starts_again_from_the_lowest_point_until_that_is_of_no_use():
+    starts = []
+
+    def halve(objective, start, setting):
+        starts.append(start)
+        objective(start)
+        if len(starts) < 4:
+            objective(start / 2)
+        objective(10 * start)
+
+    objective = train_on(bowl(), a_host(halve), budget=100)
+    ratios = [np.linalg.norm(start) / np.linalg.norm(starts[0]) for start in starts]
+    np.testing.assert_allclose(ratios, [1, 1 / 2, 1 / 4, 1 / 8], rtol=1e-6)
+    assert len(objective.losses) == 3 * 3 + 2
+    curve = race.curves(bowl(), a_host(halve), seeds=1, budget=100).losses
+    assert curve.shape == (1, 1, 101)
+
+
+def test_bfgs_goes_as_scipys_own():
+    """Only the matrix is updated otherwise, so roundings are all that differs."""
+
+    def scipys(objective, start, tolerance):
+        options = {"gtol": 0, "c2": tolerance}
+        minimize(objective, start, jac=True, method="BFGS", options=options)
+
+    problem = rosenbrock(6)
+    ours = train_on(problem, SCIPYS["scipy-bfgs"], 40).losses
+    expected = train_on(problem, a_host(scipys, settings=(0.9,)), 40).losses
+    np.testing.assert_allclose(ours, expected, rtol=1e-3)
+    assert expected[-1] < 1e-2 * expected[0]
+
+
+def test_what_is_no_number_is_never_the_lowest():
+    assert race_host.lowest([3.0, nan, 2.0, inf, 2.0, 5.0]).tolist() == [
+        *(0, 0, 2, 2, 4, 4)
+    ]
+    cliff = bowl()._replace(loss=lambda w: jnp.sum(jnp.log(w - 10)))
+
+    def walk(objective, start, setting):
+        objective(np.array([1.0, 11, 12]))
+
+    curves = race.curves(cliff, a_host(walk), seeds=1, budget=3)
+    assert (curves.losses == inf).all()
+
+
 # What is kept -------------------------------------------------------------------------
 
 
@@ -201,8 +307,9 @@ def test_kept_curves_are_those_that_were_run(tmp_path):
 
 def test_steps_are_timed_once(tmp_path, monkeypatch):
     path = tmp_path / "times.csv"
-    some = {"sgd": SGD, "dsa": RIVALS["dsa"], "lbfgs": RIVALS["lbfgs"]}
-    assert len(list(race_runs.time_steps(path, {"bowl": bowl}, some))) == 3
+    names = ("dsa", "lbfgs", "scipy-bfgs")
+    some = {"sgd": SGD, **{name: RIVALS[name] for name in names}}
+    assert len(list(race_runs.time_steps(path, {"bowl": bowl}, some))) == 4
     table = race_runs.times(path).set_index("optimizer")
     assert (table[["evaluation", "update"]] > 0).all(axis=None)
     assert table.loc["sgd", "evaluation"] == table.loc["sgd", "update"]
@@ -210,7 +317,7 @@ def test_steps_are_timed_once(tmp_path, monkeypatch):
     assert twice == pytest.approx(2, rel=1e-2)
     assert table.loc["lbfgs", "evaluation"] <= table.loc["lbfgs", "update"]
     monkeypatch.setattr(race_runs, "milliseconds", None)
-    assert len(list(race_runs.time_steps(path, {"bowl": bowl}, some))) == 3
+    assert len(list(race_runs.time_steps(path, {"bowl": bowl}, some))) == 4
 
 
 # Scores -------------------------------------------------------------------------------

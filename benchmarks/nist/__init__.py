@@ -1,0 +1,1 @@
+"""NIST's 27 nonlinear regressions: the files, the models, the runs and their page."""
