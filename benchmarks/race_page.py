@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from benchmarks import race_runs, race_scores
 from benchmarks.figures import DSA_COLOR, OTHER_COLORS, save
 from benchmarks.files import replacing
-from benchmarks.race_contenders import CONTENDERS
+from benchmarks.race_contenders import CONTENDERS, HostContender
 from benchmarks.race_problems import DEVELOPMENT, TEST
 from benchmarks.race_runs import BUDGET, LONG
 from benchmarks.race_scores import AXES, DIVISIONS, HALVES, SLOWEST
@@ -299,6 +299,20 @@ def _rules(records: pd.DataFrame) -> str:
   {race_runs.REPEATS} trainings
   at the default setting, {race_runs.TIMED_UPDATES} updates in one call, compilation
   apart. L-BFGS takes over the gradient that its line search ended with.
+{_host_rule(records)}\
+- **Area**: on what share of the problems is an optimizer at most τ times slower than
+  the fastest, on the mean over τ from 1 to {SLOWEST:g}? 1 is first everywhere. Each of
+  the package's own is scored in a field of all rivals and itself.
+- **Halves.** Settings of the package's own may have been chosen on the development
+  half; none was on the test half."""
+
+
+def _host_rule(records: pd.DataFrame) -> str:
+    """How SciPy's optimizers run, where they took part."""
+    kinds = (CONTENDERS.get(name) for name in records["optimizer"].unique())
+    if not any(isinstance(contender, HostContender) for contender in kinds):
+        return ""
+    return f"""\
 - **SciPy's** BFGS, L-BFGS-B and CG are loops on the host, as their users have them: in
   float64 around a compiled loss and gradient in float32, tolerances zero. All that they
   evaluate counts, and so does at once the lowest loss among it, be it in the midst of a
@@ -306,11 +320,7 @@ def _rules(records: pd.DataFrame) -> str:
   use. Their time is that of {race_runs.TIMED_UPDATES} evaluations, each a call. BFGS
   updates its matrix by its rank of two; `minimize`, whose steps are the same, takes up
   to hundreds of times as long for it.
-- **Area**: on what share of the problems is an optimizer at most τ times slower than
-  the fastest, on the mean over τ from 1 to {SLOWEST:g}? 1 is first everywhere. Each of
-  the package's own is scored in a field of all rivals and itself.
-- **Halves.** Settings of the package's own may have been chosen on the development
-  half; none was on the test half."""
+"""
 
 
 def _areas(records: pd.DataFrame) -> Iterator[str]:

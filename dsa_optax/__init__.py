@@ -11,7 +11,7 @@ from dsa_optax._full_batch import (
 from dsa_optax._gradients import make_grad_fn, unmask
 from dsa_optax._optimizers import basic_dsa, dsa, exponential_dsa, parameterwise_dsa
 from dsa_optax._plots import plot_learning_rates, plot_step_lengths
-from dsa_optax._state import AdaptState, DSAState, LinearDSAState
+from dsa_optax._state import AdaptState, DSAState, LastStep, LinearDSAState
 from dsa_optax._train_step import make_train_step
 from dsa_optax._two_stage import TwoStageState, two_stage
 
@@ -19,6 +19,7 @@ __all__ = [
     "AdaptState",
     "BlendState",
     "DSAState",
+    "LastStep",
     "LinearDSAState",
     "RateSummary",
     "TwoStageState",

@@ -46,13 +46,13 @@ def test_a_step_goes_on_from_its_own_result_in_the_same_memory():
         ("adam", 28),  # and both moments, there and back
         ("dsa", 24),  # g, g̃, η, θ → η', θ'
         ("dsa-int8", 18),  # η is a byte
-        ("adapt-parameter", 30),  # η, the compass; and the byte that searches
+        ("adapt-parameter", 38),  # η, the compass, θ₋; and the byte that searches
     ],
 )
 def test_the_bytes_that_must_move_are_each_array_once(name, bytes_each):
     shapes = speed_steps._shapes(SMALL)
     found = speed_steps.moved(ENTRANTS[name], shapes)
-    assert found / speed_steps.count(shapes) == pytest.approx(bytes_each, abs=0.1)
+    assert found / speed_steps.count(shapes) == pytest.approx(bytes_each, abs=0.2)
 
 
 def test_what_an_update_adds_is_measured(monkeypatch):
