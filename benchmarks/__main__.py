@@ -515,7 +515,7 @@ def parser() -> argparse.ArgumentParser:
     nist_options = command(
         "nist",
         "NIST's 27 nonlinear regressions from two starts each, beside SciPy's solvers, "
-        "in float64 and float32. About half an hour on two cores; a killed run goes on "
+        "in float64 and float32. About a quarter of an hour on two cores; a killed run goes on "
         "where it was.",
         data_dir,
     )

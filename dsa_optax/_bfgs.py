@@ -12,7 +12,7 @@ from dsa_optax._state import widest
 
 _matmul = partial(jnp.matmul, precision="highest")
 
-LONG = 100.0
+LONG = 1.0
 """How long the first direction is at least, in sizes of the params."""
 
 
@@ -47,10 +47,11 @@ def bfgs_direction() -> optax.GradientTransformation:
       H' = H - \rho (s\, (Hy)^\top + Hy\, s^\top)
         + \rho (1 + \rho\, y^\top H y)\, s s^\top,
 
-    all of it in units of the size that each tensor began with. H begins as a multiple
-    of the identity that is 1, or more where -Hg would be shorter than 100, and is never
-    scaled to the curvature: what it overestimates one step tells, and what it
-    underestimates takes many. One product with H serves both Hy and Hg.
+    all of it in units of the size that each tensor began with. H begins as the
+    identity, or as more of it where the gradient is so small (a loss in other units)
+    that Hg would be shorter than 1. It is never scaled to the curvature: what it
+    overestimates one step tells, and what it underestimates takes many. One product
+    with H serves both Hy and Hg.
 
     Without a clearly positive curvature H stays; where rounding spoils the direction,
     that is zero, and H begins again. So the direction wants a bound on its length.

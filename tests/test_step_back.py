@@ -290,16 +290,18 @@ def decay_loss(params, units):
 
 
 @pytest.mark.parametrize("form", MAIN)
-@pytest.mark.parametrize("units", [1.0, 1e-6, 1e6])
-def test_a_fit_from_24_starts_in_any_units(form, units):
+@pytest.mark.parametrize(
+    ("units", "weight"), [(1.0, 1.0), (1e-6, 1.0), (1e6, 1.0), (1.0, 1e-6), (1.0, 1e6)]
+)
+def test_a_fit_from_24_starts_in_any_units(form, units, weight):
     """Its parameters differ a hundredfold, and lie in one vector."""
     random = np.random.default_rng(0)
     starts = TRUTH * 2 ** random.uniform(-1, 1, (24, 3)) * units
-    loss = lambda p: decay_loss(p, F32(units))
+    loss = lambda p: F32(weight) * decay_loss(p, F32(units))
     run = lambda start: trained(FORMS[form], loss, start, 800)[2]
     losses = np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(starts, F32)))
     assert np.all(losses[:, -1] <= losses[:, 0])
-    assert np.sum(losses[:, -1] < 1e-6) >= 23
+    assert np.sum(losses[:, -1] < 1e-6 * weight) >= 23
 
 
 @pytest.mark.parametrize("form", FORMS)
