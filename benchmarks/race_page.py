@@ -304,7 +304,8 @@ def _rules(records: pd.DataFrame) -> str:
   the fastest, on the mean over τ from 1 to {SLOWEST:g}? 1 is first everywhere. Each of
   the package's own is scored in a field of all rivals and itself.
 - **Halves.** Settings of the package's own may have been chosen on the development
-  half; none was on the test half."""
+  half; none was on the test half, but it was seen while one number was weighed ([what
+  was tried](../tried.md), on trust)."""
 
 
 def _host_rule(records: pd.DataFrame) -> str:
