@@ -515,8 +515,8 @@ def parser() -> argparse.ArgumentParser:
     nist_options = command(
         "nist",
         "NIST's 27 nonlinear regressions from two starts each, beside SciPy's solvers, "
-        "in float64 and float32. About a quarter of an hour on two cores; a killed run goes on "
-        "where it was.",
+        "in float64 and float32. About a quarter of an hour on two cores; a killed run "
+        "goes on where it was.",
         data_dir,
     )
     _add_names(nist_options, "--datasets", nist_problems.MODELS)
