@@ -367,3 +367,26 @@ def test_a_part_is_run_from_the_command_line(data_dir, tmp_path, capsys):
     kept = pd.read_csv(tmp_path / "nist.csv")
     assert list(kept["solver"].unique()) == ["irprop-minus", "scipy-bfgs"]
     assert "DanWood, 2" in (tmp_path / "nist.md").read_text()
+
+
+# What auto_dsa makes of walls and poles -----------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Chwirut2", "Misra1c"])
+def test_auto_dsa_crosses_no_pole_and_ends_at_the_certified_fit(name, data_dir):
+    """Chwirut2 has a pole at a step from its nearer start, Misra1c a region of NaN."""
+    regression = problems.regression(data.load(name, data_dir))
+    solver = runs.SOLVERS["auto-dsa"]
+    for trace in solver.traces(regression, "float64", 300):
+        assert np.isfinite(trace.rss[-1])
+        assert trace.rss[-1] < trace.rss[0]
+        assert trace.evaluations_to(regression.goal("float64")) < 300
+
+
+def test_the_page_follows_from_the_committed_records(tmp_path):
+    results = Path(__file__).parents[2] / "benchmarks" / "results"
+    (tmp_path / page.RECORDS).symlink_to(results / page.RECORDS)
+    page.write(tmp_path)
+    written = (tmp_path / "nist.md").read_text(encoding="utf-8")
+    committed = (results / "nist.md").read_text(encoding="utf-8")
+    assert written.replace(str(tmp_path), "benchmarks/results") == committed
