@@ -4,7 +4,7 @@ Eq. 7 holds for any direction d: after θ' = θ + 2^η d, the slope of the loss 
 the sign of ⟨∇L(θ'), d⟩. And ∇L(θ') is what the next update is given anyway, so that no
 probe is needed: every step is the probe of the next one.
 
-    adapt   η' = adapt(η, ⟨g, d₋⟩ / |⟨g₋, d₋⟩|)     g₋, d₋: of the step before
+    adapt   η' = adapt(η, −⟨g, d₋⟩ / |⟨g₋, d₋⟩|)    g₋, d₋: of the step before
     step    θ' = θ + 2^η' · d(g)
 """
 
@@ -162,13 +162,13 @@ def adapt(
       dtypes. The state is an `AdaptState`, beside the inner state three trees like the
       params for a rate a parameter, and two for the coarser ones.
 
-      An entry of the gradient that isn't finite, and wasn't before the last step
-      either, counts as zero.
+      An entry of the gradient that isn't finite counts as zero, where it leads to no
+      step back: there were as many before the last step.
 
     Raises:
-      ValueError: here for a hyper-parameter out of its range, or an inner optimizer
-        whose updates point uphill; in `update` for missing `params`, or a gradient or a
-        state that isn't shaped like the params.
+      ValueError: here for a hyper-parameter out of its range; in `init` for an inner
+        optimizer whose updates point uphill; in `update` for missing `params`, or a
+        gradient or a state that isn't shaped like the params.
       TypeError: for a hyper-parameter that isn't a number, or params that aren't real
         floating arrays.
 
@@ -201,16 +201,16 @@ def adapt(
         max_relative_step=max_relative_step,
     )
     inner = optax.with_extra_args_support(inner)
-    _refuse_uphill(inner)
     rates, dtype = _RATES[granularity], rates_dtype(state_dtype)
 
     def first(size: jax.Array) -> jax.Array:
         if init_log2_lr is not None:
-            return jnp.asarray(init_log2_lr, dtype)
+            return jnp.array(init_log2_lr, dtype)  # a copy, to be donated
         natural = FIRST_LOG2_LR + jnp.log2(size).astype(dtype)
         return jnp.clip(natural, min_log2_lr, max_log2_lr).astype(dtype)
 
     def init(params: optax.Params) -> AdaptState:
+        _refuse_uphill(inner)
         start = jax.tree.map(first, rates.sizes(params))
         log2_lr = rates.like(params, start)
         return AdaptState(
@@ -306,15 +306,17 @@ def _refuse_uphill(inner: optax.GradientTransformationExtraArgs) -> None:
     parameter, or here and now, is let through.
     """
 
-    def first_update() -> Any:
+    def first_updates() -> Any:
+        """What it makes of a gradient of 1, and of −1."""
         one = jnp.ones([], jnp.float32)
-        return inner.update(one, inner.init(one), one)[0]
+        state = inner.init(one)
+        return jnp.stack([inner.update(g, state, one)[0] for g in (one, -one)])
 
     try:
-        update = jax.jit(first_update)()
-    except Exception:  # whatever an optimizer of somebody else's may raise
+        up, down = (float(update) for update in jax.jit(first_updates)())
+    except Exception:  # whatever an optimizer of somebody else's may raise, or a trace
         return
-    if not isinstance(update, jax.core.Tracer) and float(update) > 0:
+    if up > 0 > down:
         raise ValueError(
             "`inner` points uphill: its update has the sign of the gradient. Give an "
             "optimizer at a rate of 1, as optax.adam(1.0) is, or turn the direction "

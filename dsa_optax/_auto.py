@@ -39,7 +39,9 @@ def auto_dsa(
     that the direction that serves the problem carries the step. A step across a wall, a
     pole, or to where the gradient isn't finite is taken back, and tried shorter. Rates
     and bounds are relative to the size that each tensor begins with, so that the units
-    of the params don't matter. An update costs one gradient.
+    of the params (in float32 from 1e-18 to 1e18) don't matter, but to L-BFGS those of
+    tensors beside each other. An update
+    costs one gradient.
 
     For full-batch training, and for the polishing after mini-batches. On mini-batches
     themselves use the second direction alone, with numbers that suit their noise:
@@ -97,7 +99,11 @@ def auto_dsa(
         1.0,
         # Beside its eps of 1e-8 this is nothing, and a root of zero has no derivative.
         adam_eps_root=1e-30,
-        muon_weight_dimension_numbers=muon_weight_dimension_numbers or _matrices,
+        muon_weight_dimension_numbers=(
+            _matrices
+            if muon_weight_dimension_numbers is None
+            else muon_weight_dimension_numbers
+        ),
     )
     parts = [
         adapt(_descend_by_sign(), "parameter", state_dtype=state_dtype),
@@ -121,13 +127,17 @@ def _quasi_newton(memory_size: int) -> optax.GradientTransformation:
     """BFGS's direction where there are few parameters, else L-BFGS's."""
     dense, limited = bfgs_direction(), lbfgs_direction(memory_size)
 
-    def init(params: optax.Params) -> BFGSState | LBFGSState:
+    def init(params: optax.Params) -> Any:
         count = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
-        return (dense if 0 < count <= FEW else limited).init(params)
+        if not count:  # nor for the placeholder of optax.tree_map_params
+            return jnp.zeros([])
+        return (dense if count <= FEW else limited).init(params)
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, BFGSState | LBFGSState]:
+    ) -> tuple[optax.Updates, Any]:
+        if not isinstance(state, BFGSState | LBFGSState):
+            return updates, state
         chosen = dense if isinstance(state, BFGSState) else limited
         return chosen.update(updates, state, params)
 

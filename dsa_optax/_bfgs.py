@@ -121,7 +121,7 @@ def _learnt(params: jax.Array, grads: jax.Array, state: BFGSState) -> BFGSState:
         grads=grads,
         inverse=inverse,
         product=product,
-        sound=(slope > 0) & jnp.isfinite(jnp.linalg.norm(product)),
+        sound=((slope > 0) | (norm == 0)) & jnp.isfinite(jnp.linalg.norm(product)),
     )
 
 
@@ -135,13 +135,16 @@ def _flat(tree: Any) -> jax.Array:
 
 
 def _like(flat: jax.Array, tree: Any) -> Any:
-    """The vector as leaves of these shapes and dtypes."""
+    """The vector as leaves of these shapes and dtypes, of which none overflows."""
     leaves, structure = jax.tree.flatten(tree)
     ends = [0]
     for leaf in leaves:
         ends.append(ends[-1] + jnp.size(leaf))
-    parts = [
-        flat[begin:end].reshape(jnp.shape(leaf)).astype(leaf.dtype)
-        for leaf, begin, end in zip(leaves, ends[:-1], ends[1:], strict=True)
-    ]
+
+    def part(leaf: jax.Array, begin: int, end: int) -> jax.Array:
+        most = float(min(jnp.finfo(leaf.dtype).max, jnp.finfo(flat.dtype).max))
+        cut = jnp.clip(flat[begin:end], -most, most)
+        return cut.reshape(jnp.shape(leaf)).astype(leaf.dtype)
+
+    parts = map(part, leaves, ends[:-1], ends[1:])
     return jax.tree.unflatten(structure, parts)

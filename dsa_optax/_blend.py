@@ -41,10 +41,13 @@ def blend(
         argument.
 
     Returns:
-      A transformation whose state, a `BlendState`, has all of theirs.
+      A transformation whose `update` needs the params, and whose state, a
+      `BlendState`, has all of theirs.
 
     Raises:
-      ValueError: if there is no transformation.
+      ValueError: if there is no transformation; in `update` for missing `params`, or a
+        gradient or a state that isn't shaped like the params.
+      TypeError: for params that aren't real floating arrays.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax, dsa_optax

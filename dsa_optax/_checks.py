@@ -13,7 +13,8 @@ MISSING_PARAMS = (
 )
 
 MISSING_PARAMS_TO_ADAPT = (
-    "`params` are missing: they bound the length of a step. Write\n"
+    "`params` are missing: they bound the length of a step, and tell what it moved. "
+    "Write\n"
     "    updates, state = tx.update(grads, state, params)"
 )
 
@@ -149,7 +150,7 @@ def rates(name: str, tree: Any, params: Any) -> None:
     """Checks that the rates in a state are those of the params, or one for them all."""
     if jax.tree_util.all_leaves([tree]) and jnp.ndim(tree) == 0:
         return
-    mend = "these are the rates of other params: make a new state, tx.init(params)."
+    mend = "this is the state of other params: make a new state, tx.init(params)."
     _like_params(name, tree, params, structure_mend=mend, shape_mend=mend)
 
 

@@ -1,7 +1,7 @@
 """Taking a step back, so that no single step can spoil a training.
 
-With s what the last step moved, and r = ⟨g, s⟩ / ⟨g₋, s⟩, the ratio of the slopes along
-it at its end and at its start:
+With s what the last step moved, and r = −⟨g, s⟩ / |⟨g₋, s⟩|, the ratio of the slopes
+along it at its end and at its start:
 
     back     θ' = θ − (1 − t) s,  η' = η + log2 t      where r is out of range
     on       θ' = θ + step(g)                          elsewhere
@@ -16,7 +16,13 @@ from jax.typing import ArrayLike
 
 from dsa_optax import _checks
 from dsa_optax._lbfgs import LBFGSState
-from dsa_optax._state import LEAST_LOG2_LR, AdaptState, LastStep, widest
+from dsa_optax._state import (
+    LEAST_LOG2_LR,
+    AdaptState,
+    LastStep,
+    filled_like,
+    widest,
+)
 
 STEEPEST_RISE = 100.0
 """A step ends too far where it is this much steeper uphill than it was downhill."""
@@ -43,8 +49,8 @@ def step_back(
     """Takes a step back where it led too far, in place of the next one.
 
     Args:
-      core: whose state has a place for the `last` step. It never sees a gradient
-        that leads to a step back, nor an entry that isn't finite.
+      core: whose state has a place for the `last` step. Nothing of a gradient that
+        leads to a step back stays in it, and it is given no entry that isn't finite.
 
     Returns:
       A `SteppingBack` one. Rates below it fall by as much as the step is shortened.
@@ -88,9 +94,7 @@ def step_back(
         )
         return jax.tree.map(either, off, next_step), after._replace(
             last=LastStep(
-                before=jax.tree.map(
-                    either, last.before, jax.tree.map(jnp.copy, params)
-                ),
+                before=jax.tree.map(either, last.before, params),
                 slope=either(share * last.slope, slope),
                 square=either(share**2 * last.square, square),
                 spoilt=either(last.spoilt, spoilt),
@@ -108,8 +112,9 @@ def without_step_back(
     tx: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
     """The same transformation, for a place that steps back as a whole."""
-    if isinstance(tx, SteppingBack):
-        return tx.core
+    core = getattr(tx, "core", None)  # `_replace` makes a tuple without it
+    if isinstance(tx, SteppingBack) and core is not None:
+        return core
     return optax.with_extra_args_support(tx)
 
 
@@ -117,7 +122,7 @@ def _no_step(params: optax.Params) -> LastStep:
     leaves = jax.tree.leaves(params)
     dtype = widest(jnp.float32, *(leaf.dtype for leaf in leaves))
     return LastStep(
-        before=jax.tree.map(jnp.zeros_like, params),
+        before=jax.tree.map(lambda p: filled_like(p, jnp.zeros([], p.dtype)), params),
         slope=jnp.zeros([], dtype),
         square=jnp.zeros([], dtype),
         spoilt=jnp.zeros([], jnp.int32),
@@ -178,7 +183,8 @@ def _lowered(state: Any, octaves: ArrayLike) -> Any:
             return node
 
         def fallen(rate: jax.Array) -> jax.Array:
-            least = jnp.maximum(node.floor, LEAST_LOG2_LR)
+            # The longest step allowed may have held it below the floor.
+            least = jnp.minimum(rate, jnp.maximum(node.floor, LEAST_LOG2_LR))
             return jnp.maximum(rate + jnp.asarray(octaves, rate.dtype), least)
 
         return node._replace(
@@ -193,7 +199,8 @@ def _held(state: Any, hold: jax.Array) -> Any:
     """A state in which every memory of L-BFGS is told whether to stay as it is."""
 
     def held(node: Any) -> Any:
-        return node._replace(hold=hold) if _is_memory(node) else node
+        # It may stand below another that steps back as well.
+        return node._replace(hold=node.hold | hold) if _is_memory(node) else node
 
     return jax.tree.map(held, state, is_leaf=_is_memory)
 
@@ -203,7 +210,9 @@ def _unless(back: jax.Array, before: Any, after: Any) -> Any:
 
     def leaf(old: Any, new: Any) -> Any:
         # Its many rows change in place, which to choose between two copies would end.
-        return new if _is_memory(new) else jnp.where(back, old, new)
+        if _is_memory(new):
+            return new._replace(hold=jnp.zeros_like(new.hold))
+        return jnp.where(back, old, new)
 
     return jax.tree.map(leaf, before, after, is_leaf=_is_memory)
 

@@ -89,6 +89,26 @@ def test_a_mask_that_changes_is_named(form):
         masked({"a": True, "b": True}).update(params, state, params)
 
 
+def test_an_array_for_a_rate_is_copied_before_it_is_donated():
+    start = jnp.float32(-5.0)
+    for granularity in ("parameter", "tensor", "global"):
+        tx = dsa_optax.adapt(optax.sgd(1.0), granularity, init_log2_lr=start)
+        params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+        loss = lambda p: jnp.sum(p["a"] ** 2) + jnp.sum(p["b"] ** 2)
+        dsa_optax.make_train_step(loss, tx)(params, tx.init(params))
+    assert float(start) == -5
+
+
+@pytest.mark.parametrize("rows", [2, 600])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_state_is_mapped_beside_its_params(form, rows):
+    """`optax.tree_map_params` makes the state of a placeholder without leaves."""
+    tx = FORMS[form]
+    state = tx.init({"a": jnp.ones((rows, 2)), "b": jnp.ones(3)})
+    mapped = optax.tree_map_params(tx, lambda leaf: leaf + 0, state)
+    chex.assert_trees_all_equal(mapped, state)
+
+
 # Derivatives. -------------------------------------------------------------------------
 
 

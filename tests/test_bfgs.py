@@ -76,6 +76,13 @@ def test_what_spoils_the_matrix_makes_it_begin_again(bad):
     assert np.isfinite(state.inverse).all()
 
 
+def test_a_gradient_of_zero_forgets_nothing():
+    thetas, grads = walk(9, POSITIVE)
+    grads[8] = 0
+    _, state = directions(thetas, grads)
+    assert state.sound
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
 def test_dtypes_are_those_of_the_gradient_and_stay(dtype):
     tx = bfgs_direction()

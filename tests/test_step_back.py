@@ -4,6 +4,9 @@ One great gradient, one bad batch, a wall, a pole, a NaN, other units: none of t
 stops an optimizer for good, or leaves it worse than it began.
 """
 
+import subprocess
+import sys
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -165,6 +168,24 @@ def test_a_floor_holds_the_rates_that_fall():
     tx = dsa_optax.adapt(optax.sgd(1.0), "global", init_log2_lr=-5.0, min_log2_lr=-6.0)
     _, states = feed(tx, [jnp.asarray([x], F32) for x in (1.0, np.nan)])
     assert float(states[1].log2_lr) == -6
+
+
+def test_a_step_back_raises_no_rate_that_the_longest_step_holds_below_the_floor():
+    tx = dsa_optax.adapt(optax.sgd(1.0), "global", init_log2_lr=-5.0, min_log2_lr=-6.0)
+    _, states = feed(tx, [jnp.asarray([x], F32) for x in (1e4, np.nan)])
+    first, second = (float(state.log2_lr) for state in states)
+    assert second <= first < -15
+
+
+def test_a_memory_below_two_that_step_back_is_held_by_both():
+    tx = dsa_optax.blend(
+        optax.chain(optax.clip(1e9), dsa_optax.auto_dsa(3)), optax.sgd(1e-4)
+    )
+    params = jnp.ones((40, 30), F32)
+    rows = [jnp.full_like(params, x) for x in (1.0, 0.7, np.nan, 0.6)]
+    _, states = feed(tx, rows, params)
+    pairs = [int(optax.tree.get(state, "pairs")) for state in states]
+    assert pairs == [0, 1, 1, 2]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -378,6 +399,17 @@ def test_momentum_is_no_poorer_than_plain_adam():
     "inner", [optax.scale_by_adam(), optax.identity(), optax.sgd(-1.0)]
 )
 def test_an_optimizer_that_points_uphill_is_refused_at_once(inner):
+    w = jnp.ones(2)
     with pytest.raises(ValueError, match=r"`inner` points uphill.*scale\(-1.0\)"):
-        dsa_optax.adapt(inner)
-    dsa_optax.adapt(optax.chain(inner, optax.scale(-1.0)))
+        dsa_optax.adapt(inner).init(w)
+    dsa_optax.adapt(optax.chain(inner, optax.scale(-1.0))).init(w)
+
+
+def test_an_optimizer_is_made_without_a_device():
+    """`jax.distributed.initialize` must come before the first computation."""
+    script = (
+        "import optax, dsa_optax; dsa_optax.adapt(optax.adam(1.0)); "
+        "dsa_optax.auto_dsa(); from jax._src import xla_bridge; "
+        "assert not xla_bridge.backends_are_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
