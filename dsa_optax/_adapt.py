@@ -20,7 +20,14 @@ from jax.typing import ArrayLike
 from dsa_optax import _checks, _rules
 from dsa_optax._sizes import room, root_mean_square, size_of_all, sizes
 from dsa_optax._skeleton import map_below, step, working_precision
-from dsa_optax._state import LEAST_LOG2_LR, AdaptState, filled_like, rates_dtype, widest
+from dsa_optax._state import (
+    LEAST_LOG2_LR,
+    AdaptState,
+    filled_like,
+    rates_dtype,
+    sum_of,
+    widest_of,
+)
 from dsa_optax._step_back import step_back
 
 Granularity: TypeAlias = Literal["parameter", "tensor", "global"]
@@ -52,14 +59,12 @@ def _as_it_is(tree: Any) -> Any:
 
 
 def _sum_of_all(tree: Any) -> jax.Array:
-    sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(tree)]
-    dtype = widest(jnp.float32, *(each.dtype for each in sums))
-    return sum((each.astype(dtype) for each in sums), jnp.zeros([], dtype))
+    return sum_of([jnp.sum(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def _least_of_all(tree: Any) -> jax.Array:
     leaves = jax.tree.leaves(tree)
-    dtype = widest(jnp.float32, *(leaf.dtype for leaf in leaves))
+    dtype = widest_of(leaves)
     return jax.tree.reduce(
         lambda x, y: jnp.minimum(x, y.astype(dtype)),
         leaves,

@@ -1,6 +1,5 @@
 """The direction of BFGS, for a step size that somebody else finds."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,12 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from dsa_optax._sizes import sizes
-from dsa_optax._state import widest
-
-_matmul = partial(jnp.matmul, precision="highest")
-
-LONG = 1.0
-"""How long the first direction is at least, in sizes of the params."""
+from dsa_optax._state import widest_of
 
 
 class BFGSState(NamedTuple):
@@ -69,11 +63,10 @@ def bfgs_direction() -> optax.GradientTransformation:
         like = jax.tree.map(
             lambda p, size: jnp.full(jnp.shape(p), size), params, sizes(params)
         )
-        zeros = jnp.zeros_like(flat)
         return BFGSState(
             count=jnp.zeros([], jnp.int32),
             units=_flat(like).astype(flat.dtype),
-            params=zeros,
+            params=jnp.zeros_like(flat),
             grads=jnp.zeros_like(flat),
             inverse=jnp.zeros((flat.size, flat.size), flat.dtype),
             product=jnp.zeros_like(flat),
@@ -101,8 +94,9 @@ def _learnt(params: jax.Array, grads: jax.Array, state: BFGSState) -> BFGSState:
     rho = jnp.where(useful, 1 / jnp.where(useful, curvature, 1), 0)
 
     norm = jnp.linalg.norm(grads)
-    begun = jnp.maximum(1, LONG / jnp.where(norm > 0, norm, LONG))
-    product = jnp.where(state.sound, _matmul(state.inverse, grads), begun * grads)
+    begun = jnp.maximum(1, 1 / jnp.where(norm > 0, norm, 1))
+    kept = jnp.matmul(state.inverse, grads, precision="highest")
+    product = jnp.where(state.sound, kept, begun * grads)
     before = jnp.where(state.sound, state.product, begun * state.grads)
     turned = product - before  # Hy
     step, turn, turned = (jnp.where(useful, x, 0) for x in (step, turn, turned))
@@ -128,7 +122,7 @@ def _learnt(params: jax.Array, grads: jax.Array, state: BFGSState) -> BFGSState:
 def _flat(tree: Any) -> jax.Array:
     """All leaves in one vector, in their widest dtype, float32 at least."""
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-    dtype = widest(jnp.float32, *(leaf.dtype for leaf in leaves))
+    dtype = widest_of(leaves)
     return jnp.concatenate(
         [jnp.zeros(0, dtype), *(leaf.ravel().astype(dtype) for leaf in leaves)]
     )

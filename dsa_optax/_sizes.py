@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from dsa_optax._state import widest
+from dsa_optax._state import widest, widest_of
 
 LEAST_SIZE = 0.05
 """A tensor moves as if it had at least this share of the size that it began with."""
@@ -41,7 +41,7 @@ def sizes(params: optax.Params) -> Any:
 def size_of_all(params: optax.Params) -> jax.Array:
     """The root mean square of all entries; 1 where there is none but zeros."""
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
-    dtype = widest(jnp.float32, *(leaf.dtype for leaf in leaves))
+    dtype = widest_of(leaves)
     squares = [
         leaf.size * jnp.square(root_mean_square(leaf).astype(dtype)) for leaf in leaves
     ]

@@ -1,5 +1,6 @@
 """What the optimizers remember between two updates."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -125,6 +126,17 @@ def filled_like(params: optax.Params, value: jax.Array) -> optax.Params:
 def widest(*dtypes: Any) -> jnp.dtype:
     """The floating dtype with the most bits; of two as wide, the first."""
     return max(map(jnp.dtype, dtypes), key=lambda dtype: jnp.finfo(dtype).bits)
+
+
+def widest_of(leaves: Iterable[jax.Array]) -> jnp.dtype:
+    """The widest dtype among arrays, float32 at least."""
+    return widest(jnp.float32, *(leaf.dtype for leaf in leaves))
+
+
+def sum_of(scalars: Sequence[jax.Array]) -> jax.Array:
+    """The sum of scalars in their widest dtype; 0 in float32 of none."""
+    dtype = widest_of(scalars)
+    return sum((scalar.astype(dtype) for scalar in scalars), jnp.zeros([], dtype))
 
 
 def rates_dtype(state_dtype: Any | None) -> jnp.dtype:

@@ -21,7 +21,9 @@ from dsa_optax._state import (
     AdaptState,
     LastStep,
     filled_like,
+    sum_of,
     widest,
+    widest_of,
 )
 
 STEEPEST_RISE = 100.0
@@ -119,8 +121,7 @@ def without_step_back(
 
 
 def _no_step(params: optax.Params) -> LastStep:
-    leaves = jax.tree.leaves(params)
-    dtype = widest(jnp.float32, *(leaf.dtype for leaf in leaves))
+    dtype = widest_of(jax.tree.leaves(params))
     return LastStep(
         before=jax.tree.map(lambda p: filled_like(p, jnp.zeros([], p.dtype)), params),
         slope=jnp.zeros([], dtype),
@@ -163,9 +164,7 @@ def _product(xs: optax.Updates, ys: optax.Updates) -> jax.Array:
         finite = jnp.where(jnp.isfinite(x), x, 0)
         return jnp.sum(finite.astype(dtype) * y.astype(dtype))
 
-    products = jax.tree.leaves(jax.tree.map(leaf, xs, ys))
-    dtype = widest(jnp.float32, *(product.dtype for product in products))
-    return sum((product.astype(dtype) for product in products), jnp.zeros([], dtype))
+    return sum_of(jax.tree.leaves(jax.tree.map(leaf, xs, ys)))
 
 
 def _count_not_finite(tree: Any) -> jax.Array:

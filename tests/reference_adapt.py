@@ -209,10 +209,10 @@ def lbfgs_directions(thetas, grads, memory_size):
     return np.stack(directions)
 
 
-def bfgs_directions(thetas, grads, units, least_first):
+def bfgs_directions(thetas, grads, units):
     """The direction of BFGS at each of the points, in these units of the params."""
     thetas, grads = thetas / units, grads * units
-    h = np.eye(len(units)) * max(1.0, least_first / np.linalg.norm(grads[0]))
+    h = np.eye(len(units)) * max(1.0, 1 / np.linalg.norm(grads[0]))
     directions = []
     for t, g in enumerate(grads):
         if t:

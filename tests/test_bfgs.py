@@ -5,25 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsa_optax._bfgs import LONG, bfgs_direction
-from tests.problems import flatten_rows
+from dsa_optax._bfgs import bfgs_direction
 from tests.reference_adapt import bfgs_directions
-from tests.test_lbfgs import MIXED, POSITIVE, as_tree, walk
+from tests.test_lbfgs import MIXED, POSITIVE, directions_of, walk
 
 pytestmark = pytest.mark.usefixtures("optimised")
 
 
 def directions(thetas, grads):
-    tx = bfgs_direction()
-
-    @jax.jit
-    def run(thetas, grads):
-        first = jax.tree.map(lambda leaf: leaf[0], thetas)
-        step = lambda state, now: tx.update(now[1], state, now[0])[::-1]
-        return jax.lax.scan(step, tx.init(first), (thetas, grads))
-
-    state, found = run(as_tree(thetas), as_tree(grads))
-    return flatten_rows(found), state
+    return directions_of(bfgs_direction(), thetas, grads)
 
 
 def units_of(start):
@@ -40,7 +30,7 @@ def test_it_is_the_formulas(curvatures, scale):
     """Pairs without a positive curvature are left out."""
     thetas, grads = walk(30, scale * curvatures)
     found, state = directions(thetas, grads)
-    expected = bfgs_directions(thetas, grads, units_of(thetas[0]), LONG)
+    expected = bfgs_directions(thetas, grads, units_of(thetas[0]))
     largest = np.abs(expected).max(axis=1, keepdims=True)
     np.testing.assert_allclose(found / largest, expected / largest, atol=1e-7)
     assert int(state.count) == 30

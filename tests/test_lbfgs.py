@@ -22,8 +22,12 @@ def as_tree(rows):
     return {"a": a, "b": b.reshape(-1, 2, 2), "c": c[:, 0]}
 
 
-def directions(thetas, grads, memory_size, tx=None):
-    tx = lbfgs_direction(memory_size) if tx is None else tx
+def directions(thetas, grads, memory_size):
+    return directions_of(lbfgs_direction(memory_size), thetas, grads)
+
+
+def directions_of(tx, thetas, grads):
+    """The direction at each of the points, a row each, and the last state."""
 
     @jax.jit
     def run(thetas, grads):
@@ -66,7 +70,7 @@ def test_it_is_the_direction_of_optax():
     found, _ = directions(thetas, grads, 5)
     optaxs = optax.scale_by_lbfgs(memory_size=5)
     with jax.numpy_dtype_promotion("standard"):  # Optax counts in mixed integers
-        theirs, _ = directions(thetas, grads, 5, optax.chain(optaxs, optax.scale(-1)))
+        theirs, _ = directions_of(optax.chain(optaxs, optax.scale(-1)), thetas, grads)
     np.testing.assert_allclose(found, theirs, rtol=1e-8, atol=1e-10)
 
 
