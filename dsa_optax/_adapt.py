@@ -18,15 +18,14 @@ import optax
 from jax.typing import ArrayLike
 
 from dsa_optax import _checks, _rules
-from dsa_optax._sizes import room, root_mean_square, size_of_all, sizes
-from dsa_optax._skeleton import map_below, step, working_precision
+from dsa_optax._packed import Core, Layout, Packed, joined, on_trees
+from dsa_optax._sizes import inner_product, room, root_mean_squares, size_of_all, sizes
 from dsa_optax._state import (
     LEAST_LOG2_LR,
     AdaptState,
     filled_like,
     rates_dtype,
-    sum_of,
-    widest_of,
+    widest,
 )
 from dsa_optax._step_back import step_back
 
@@ -39,60 +38,87 @@ FIRST_LOG2_LR = -10.0
 class _Rates(NamedTuple):
     """How many rates there are, and what one of them stands for.
 
+    Rates, and what there is one of for each, are `Packed` (with one a parameter), a
+    vector (one a tensor), or a scalar.
+
     Attributes:
-      sizes: from the params to the sizes of what has a start of its own, scalars.
-      like: from the params and such scalars to a tree of rates.
-      total: from a tree like the params to its sums over what each rate is for.
-      length: of a direction's leaf, what a rate multiplies.
-      least: from a tree with what `length` returns to the least for each rate.
+      sizes: from the params to the sizes of what has a start of its own.
+      like: from the params and such starts to rates.
+      product: the scalar products over what each rate is for.
+      length: of packed directions, what a rate multiplies.
+      each: from a value of every tensor to what such lengths are compared with.
+      least: from a comparison of every length to the least for each rate.
+      spread: from rates and the layout to one for every parameter.
+      tree: from rates and the layout to the tree that users see.
+      of_tree: back again, with the params.
     """
 
-    sizes: Callable[[optax.Params], Any]
-    like: Callable[[optax.Params, Any], optax.Params]
-    total: Callable[[Any], Any]
-    length: Callable[[jax.Array], jax.Array]
+    sizes: Callable[[Packed], jax.Array]
+    like: Callable[[Packed, jax.Array], Any]
+    product: Callable[[Packed, Packed], Any]
+    length: Callable[[Packed], Any]
+    each: Callable[[jax.Array, Layout], Any]
     least: Callable[[Any], Any]
+    spread: Callable[[Any, Layout], Packed]
+    tree: Callable[[Any, Layout], Any]
+    of_tree: Callable[[Any, Packed], Any]
 
 
-def _as_it_is(tree: Any) -> Any:
-    return tree
+def _as_it_is(x: Any, layout: Layout | None = None) -> Any:
+    del layout
+    return x
 
 
-def _sum_of_all(tree: Any) -> jax.Array:
-    return sum_of([jnp.sum(leaf) for leaf in jax.tree.leaves(tree)])
+def _spread(values: jax.Array, layout: Layout) -> Packed:
+    return layout.spread(values)
 
 
-def _least_of_all(tree: Any) -> jax.Array:
-    leaves = jax.tree.leaves(tree)
-    dtype = widest_of(leaves)
-    return jax.tree.reduce(
-        lambda x, y: jnp.minimum(x, y.astype(dtype)),
-        leaves,
-        jnp.asarray(jnp.inf, dtype),
-    )
+def _packed(rates: optax.Params, params: Packed) -> Packed:
+    _checks.rates("state (its rates)", rates, params.layout.like(params))
+    return params.layout.pack(rates)
+
+
+def _vector(rates: Any, params: Packed) -> jax.Array:
+    scalars = params.layout.tree(jnp.zeros(len(params.layout.shapes)))
+    _checks.rates("state (its rates)", rates, scalars)
+    return joined([rate[None] for rate in jax.tree.leaves(rates)])
 
 
 _RATES: dict[str, _Rates] = {
     "parameter": _Rates(
-        sizes,
-        lambda params, values: jax.tree.map(filled_like, params, values),
-        _as_it_is,
-        jnp.abs,
-        _as_it_is,
+        sizes=sizes,
+        like=lambda params, starts: jax.tree.map(
+            filled_like, params, params.layout.spread(starts)
+        ),
+        product=partial(jax.tree.map, jnp.multiply),
+        length=partial(jax.tree.map, jnp.abs),
+        each=_spread,
+        least=_as_it_is,
+        spread=_as_it_is,
+        tree=lambda rates, layout: layout.unpack(rates),
+        of_tree=_packed,
     ),
     "tensor": _Rates(
-        sizes,
-        lambda params, values: jax.tree.map(jnp.array, values),
-        partial(jax.tree.map, jnp.sum),
-        root_mean_square,
-        _as_it_is,
+        sizes=sizes,
+        like=lambda params, starts: jnp.array(starts),
+        product=lambda x, y: x.layout.sums(jax.tree.map(jnp.multiply, x, y)),
+        length=root_mean_squares,
+        each=_as_it_is,
+        least=_as_it_is,
+        spread=_spread,
+        tree=lambda rates, layout: layout.tree(rates),
+        of_tree=_vector,
     ),
     "global": _Rates(
-        size_of_all,
-        lambda params, value: jnp.array(value),
-        _sum_of_all,
-        root_mean_square,
-        _least_of_all,
+        sizes=size_of_all,
+        like=lambda params, start: jnp.array(start),
+        product=inner_product,
+        length=root_mean_squares,
+        each=_as_it_is,
+        least=partial(jnp.min, initial=jnp.inf),
+        spread=lambda rate, layout: layout.every(rate),
+        tree=_as_it_is,
+        of_tree=_as_it_is,
     ),
 }
 
@@ -206,23 +232,52 @@ def adapt(
         max_relative_step=max_relative_step,
     )
     inner = optax.with_extra_args_support(inner)
+    return step_back(
+        adapted(
+            on_trees(inner)._replace(refuse=partial(_refuse_uphill, inner)),
+            granularity,
+            init_log2_lr=init_log2_lr,
+            decrease=decrease,
+            increase=increase,
+            first_increase=first_increase,
+            min_log2_lr=min_log2_lr,
+            max_log2_lr=max_log2_lr,
+            max_relative_step=max_relative_step,
+            state_dtype=state_dtype,
+        )
+    )
+
+
+def adapted(
+    inner: Core,
+    granularity: Granularity,
+    *,
+    init_log2_lr: ArrayLike | None = None,
+    decrease: ArrayLike = 1.0,
+    increase: ArrayLike = 0.3,
+    first_increase: ArrayLike = 1.0,
+    min_log2_lr: ArrayLike = LEAST_LOG2_LR,
+    max_log2_lr: ArrayLike = 126.0,
+    max_relative_step: ArrayLike | None = 0.2,
+    state_dtype: Any | None = None,
+) -> Core:
+    """What `adapt` is of packed params; None bounds no step."""
     rates, dtype = _RATES[granularity], rates_dtype(state_dtype)
 
-    def first(size: jax.Array) -> jax.Array:
+    def first(sizes: jax.Array) -> jax.Array:
         if init_log2_lr is not None:
-            return jnp.array(init_log2_lr, dtype)  # a copy, to be donated
-        natural = FIRST_LOG2_LR + jnp.log2(size).astype(dtype)
+            return jnp.full(sizes.shape, init_log2_lr, dtype)
+        natural = FIRST_LOG2_LR + jnp.log2(sizes).astype(dtype)
         return jnp.clip(natural, min_log2_lr, max_log2_lr).astype(dtype)
 
-    def init(params: optax.Params) -> AdaptState:
-        _refuse_uphill(inner)
-        start = jax.tree.map(first, rates.sizes(params))
+    def init(params: Packed) -> AdaptState:
+        start = first(rates.sizes(params))
         log2_lr = rates.like(params, start)
         return AdaptState(
             count=jnp.zeros([], jnp.int32),
             log2_lr=log2_lr,
             searching=jax.tree.map(lambda rate: rate == rate, log2_lr),
-            compass=working_precision(jax.tree.map(jnp.zeros_like, params), log2_lr),
+            compass=_working_precision(jax.tree.map(jnp.zeros_like, params), dtype),
             sizes=sizes(params),
             inner=inner.init(params),
             start=start,
@@ -234,11 +289,9 @@ def adapt(
         up = jnp.where(searching, first_increase, increase)
         return _rules.secant_adaptation(rate, ratio, decrease=decrease, increase=up)
 
-    def longest(direction: jax.Array, param: jax.Array, size: jax.Array) -> jax.Array:
-        length = rates.length(direction)
+    def longest(allowed: jax.Array, length: jax.Array) -> jax.Array:
         length = jnp.maximum(length, jnp.finfo(length.dtype).tiny)
-        allowed = jnp.log2(room(param, size, max_relative_step))
-        return allowed.astype(length.dtype) - jnp.log2(length)
+        return jnp.log2(allowed).astype(length.dtype) - jnp.log2(length)
 
     def bounded(rate: jax.Array, most: jax.Array) -> jax.Array:
         # A length that is no number bounds nothing, and none takes a rate to −∞.
@@ -248,40 +301,65 @@ def adapt(
         return jnp.maximum(jnp.minimum(raised, ceiling), LEAST_LOG2_LR)
 
     def update(
-        updates: optax.Updates,
-        state: AdaptState,
-        params: optax.Params,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, AdaptState]:
-        grads = working_precision(updates, state.log2_lr)
+        updates: Packed, state: AdaptState, params: Packed, **extra_args: Any
+    ) -> tuple[Packed, AdaptState]:
+        layout = params.layout
+        grads = _working_precision(updates, dtype)
         # What the rates follow has no derivative of use, nor always a finite one.
-        along = jax.tree.map(jnp.multiply, grads, state.compass)
-        ratios = jax.lax.stop_gradient(rates.total(along))
+        ratios = jax.lax.stop_gradient(rates.product(grads, state.compass))
         too_far = jax.tree.map(lambda ratio: ~(ratio >= 0), ratios)
         log2_lr = jax.tree.map(turned, state.log2_lr, state.searching, ratios)
 
         directions, inner_state = inner.update(
             updates, state.inner, params, **extra_args
         )
-        directions = working_precision(directions, log2_lr)
+        directions = _working_precision(directions, dtype)
         directions = jax.tree.map(_finite_or_zero, directions)
         if granularity == "parameter":
-            directions = map_below(_still_where, too_far, directions)
-        reached = working_precision(params, log2_lr)
-        lengths = jax.tree.map(longest, directions, reached, state.sizes)
-        most = jax.lax.stop_gradient(rates.least(lengths))
+            directions = jax.tree.map(_still_where, too_far, directions)
+        if max_relative_step is None:
+            most = jax.tree.map(lambda rate: jnp.asarray(jnp.inf, dtype), log2_lr)
+        else:
+            reached = _working_precision(params, dtype)
+            allowed = rates.each(room(reached, state.sizes, max_relative_step), layout)
+            most = jax.tree.map(longest, allowed, rates.length(directions))
+            most = jax.lax.stop_gradient(rates.least(most))
         log2_lr = jax.tree.map(bounded, log2_lr, most)
 
-        slopes = rates.total(jax.tree.map(jnp.multiply, grads, directions))
-        return step(_backwards, log2_lr, directions, params), state._replace(
+        slopes = rates.product(grads, directions)
+        compass = jax.tree.map(_over_slope, rates.spread(slopes, layout), directions)
+        step_sizes = rates.spread(jax.tree.map(_step_size, log2_lr), layout)
+        return jax.tree.map(_step, step_sizes, directions, params), state._replace(
             count=optax.safe_increment(state.count),
             log2_lr=log2_lr,
             searching=jax.tree.map(lambda s, far: s & ~far, state.searching, too_far),
-            compass=jax.lax.stop_gradient(map_below(_over_slope, slopes, directions)),
+            compass=jax.lax.stop_gradient(compass),
             inner=inner_state,
         )
 
-    return step_back(optax.GradientTransformationExtraArgs(init, update))
+    def opened(state: AdaptState, params: Packed) -> AdaptState:
+        log2_lr, searching = rates.of_tree(state.log2_lr, params), state.searching
+        if isinstance(log2_lr, Packed):
+            searching = params.layout.held(searching)
+        return state._replace(
+            log2_lr=log2_lr,
+            searching=searching,
+            compass=params.layout.held(state.compass),
+            inner=inner.opened(state.inner, params),
+        )
+
+    def closed(state: AdaptState, layout: Layout) -> AdaptState:
+        searching = state.searching
+        if isinstance(searching, Packed):
+            searching = searching.held()
+        return state._replace(
+            log2_lr=rates.tree(state.log2_lr, layout),
+            searching=searching,
+            compass=state.compass.held(),
+            inner=inner.closed(state.inner, layout),
+        )
+
+    return Core(init, update, opened, closed, inner.refuse)
 
 
 def _check_options(
@@ -329,6 +407,11 @@ def _refuse_uphill(inner: optax.GradientTransformationExtraArgs) -> None:
         )
 
 
+def _working_precision(packed: Packed, dtype: jnp.dtype) -> Packed:
+    """In its own dtype or the rates', whichever is wider."""
+    return jax.tree.map(lambda x: x.astype(widest(dtype, x.dtype)), packed)
+
+
 def _finite_or_zero(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(x), x, 0)
 
@@ -347,6 +430,13 @@ def _over_slope(slope: jax.Array, direction: jax.Array) -> jax.Array:
     return jnp.where(down & jnp.isfinite(compass), compass, 0)
 
 
-def _backwards(rate: jax.Array) -> jax.Array:
-    """The step size of an inner optimizer's update, which points down already."""
-    return -_rules.exponential_step_size(rate, 1.0)
+def _step_size(rate: jax.Array) -> jax.Array:
+    return _rules.exponential_step_size(rate, 1.0)
+
+
+def _step(step_size: jax.Array, direction: jax.Array, param: jax.Array) -> jax.Array:
+    """2^η d: an inner optimizer's update points down already."""
+    # In the dtype of the rates, so that `learning_rates` gives the very length.
+    moved = (step_size.astype(direction.dtype) * direction).astype(param.dtype)
+    # A step too long for the dtype isn't taken: it could never be taken back.
+    return jnp.where(jnp.isfinite(moved), moved, jnp.zeros_like(moved))

@@ -7,11 +7,14 @@ import jax.numpy as jnp
 import optax
 
 from dsa_optax import _checks
-from dsa_optax._adapt import adapt
+from dsa_optax._adapt import adapted
 from dsa_optax._bfgs import BFGSState, bfgs_direction
-from dsa_optax._blend import blend
+from dsa_optax._blend import sum_of_parts
 from dsa_optax._lbfgs import LBFGSState, lbfgs_direction
+from dsa_optax._muon import muon_direction
+from dsa_optax._packed import Packed, on_packed
 from dsa_optax._sizes import within_reach
+from dsa_optax._step_back import step_back
 
 FEW = 1000
 """Up to so many parameters the inverse Hessian is kept as a matrix."""
@@ -95,63 +98,51 @@ def auto_dsa(
             'it, as static_args="memory_size".'
         )
     _checks.count("memory_size", memory_size, 30)
-    muon = optax.contrib.muon(
-        1.0,
-        # Beside its eps of 1e-8 this is nothing, and a root of zero has no derivative.
-        adam_eps_root=1e-30,
-        muon_weight_dimension_numbers=(
-            _matrices
-            if muon_weight_dimension_numbers is None
-            else muon_weight_dimension_numbers
-        ),
-    )
     parts = [
-        adapt(_descend_by_sign(), "parameter", state_dtype=state_dtype),
-        adapt(muon, "tensor", state_dtype=state_dtype),
+        adapted(on_packed(_descend_by_sign()), "parameter", state_dtype=state_dtype),
+        adapted(
+            muon_direction(muon_weight_dimension_numbers),
+            "tensor",
+            state_dtype=state_dtype,
+        ),
     ]
     if memory_size:
         # A quasi-Newton step is meant to be taken whole, and no longer.
+        direction = optax.chain(_quasi_newton(memory_size), within_reach(0.2))
         parts.append(
-            adapt(
-                optax.chain(_quasi_newton(memory_size), within_reach(0.2)),
+            adapted(
+                on_packed(direction),
                 "global",
                 init_log2_lr=-2.0,
                 max_log2_lr=0.0,
+                max_relative_step=None,  # the direction is within it already
                 state_dtype=state_dtype,
             )
         )
-    return blend(*parts)
+    return step_back(sum_of_parts(*parts))
 
 
 def _quasi_newton(memory_size: int) -> optax.GradientTransformation:
     """BFGS's direction where there are few parameters, else L-BFGS's."""
     dense, limited = bfgs_direction(), lbfgs_direction(memory_size)
 
-    def init(params: optax.Params) -> Any:
-        count = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
+    def init(params: Packed) -> Any:
+        count = sum(params.layout.sizes())
         if not count:  # nor for the placeholder of optax.tree_map_params
             return jnp.zeros([])
-        return (dense if count <= FEW else limited).init(params)
+        return dense.init(params) if count <= FEW else limited.init(params.arrays)
 
     def update(
-        updates: optax.Updates, state: Any, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, Any]:
-        if not isinstance(state, BFGSState | LBFGSState):
+        updates: Packed, state: Any, params: Packed | None = None
+    ) -> tuple[Packed, Any]:
+        if isinstance(state, BFGSState):
+            return dense.update(updates, state, params)
+        if not isinstance(state, LBFGSState):
             return updates, state
-        chosen = dense if isinstance(state, BFGSState) else limited
-        return chosen.update(updates, state, params)
+        arrays, state = limited.update(updates.arrays, state, params.arrays)
+        return updates.layout.held(arrays), state
 
     return optax.GradientTransformation(init, update)
-
-
-def _matrices(params: optax.Params) -> Any:
-    """Every leaf of two axes; not those without rows, of which Muon divides by zero."""
-
-    def leaf(param: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
-        is_matrix = jnp.ndim(param) == 2 and jnp.size(param) > 0
-        return optax.contrib.MuonDimensionNumbers() if is_matrix else None
-
-    return jax.tree.map(leaf, params)
 
 
 def _descend_by_sign() -> optax.GradientTransformation:

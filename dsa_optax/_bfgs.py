@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dsa_optax._packed import Packed
 from dsa_optax._sizes import sizes
 from dsa_optax._state import widest_of
 
@@ -51,18 +52,16 @@ def bfgs_direction() -> optax.GradientTransformation:
     that is zero, and H begins again. So the direction wants a bound on its length.
 
     Returns:
-      A transformation whose `update` needs the params. For few parameters: its state
-      has their number squared.
+      A transformation of packed params, which `update` needs. For few parameters: its
+      state has their number squared.
 
     References:
       Nocedal and Wright, *Numerical Optimization*, 2006, Eq. 6.17
     """
 
-    def init(params: optax.Params) -> BFGSState:
+    def init(params: Packed) -> BFGSState:
         flat = _flat(params)
-        like = jax.tree.map(
-            lambda p, size: jnp.full(jnp.shape(p), size), params, sizes(params)
-        )
+        like = params.layout.spread(sizes(params))
         return BFGSState(
             count=jnp.zeros([], jnp.int32),
             units=_flat(like).astype(flat.dtype),
@@ -74,8 +73,8 @@ def bfgs_direction() -> optax.GradientTransformation:
         )
 
     def update(
-        updates: optax.Updates, state: BFGSState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, BFGSState]:
+        updates: Packed, state: BFGSState, params: Packed | None = None
+    ) -> tuple[Packed, BFGSState]:
         state = _learnt(
             _flat(params) / state.units, _flat(updates) * state.units, state
         )

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dsa_optax._packed import Core, Layout, Packed
+from dsa_optax._sizes import inner_products, norm
 from dsa_optax._state import LastStep
-from dsa_optax._step_back import step_back, without_step_back
+from dsa_optax._step_back import core_of, step_back
 
 
 class BlendState(NamedTuple):
@@ -74,29 +76,42 @@ def blend(
             "`transforms` are missing: dsa_optax.blend(first, second) sums the updates "
             "of two optimizers."
         )
-    parts = tuple(map(without_step_back, transforms))
+    return step_back(sum_of_parts(*map(core_of, transforms)))
 
-    def init(params: optax.Params) -> BlendState:
+
+def sum_of_parts(*parts: Core) -> Core:
+    """What `blend` is of packed params."""
+
+    def init(params: Packed) -> BlendState:
         return BlendState(
             parts=tuple(part.init(params) for part in parts),
             lengths=jnp.zeros(len(parts), jnp.float32),
         )
 
     def update(
-        updates: optax.Updates,
-        state: BlendState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, BlendState]:
+        updates: Packed, state: BlendState, params: Packed, **extra_args: Any
+    ) -> tuple[Packed, BlendState]:
         results = [
             part.update(updates, inner, params, **extra_args)
             for part, inner in zip(parts, state.parts, strict=True)
         ]
         steps, inners = zip(*results, strict=True)
-        singles = (optax.tree.cast(step, jnp.float32) for step in steps)
-        lengths = [jnp.asarray(optax.tree.norm(s), jnp.float32) for s in singles]
+        products = inner_products(*steps)
+        lengths = [norm(products[i][i]) for i in range(len(parts))]
         return jax.tree.map(lambda *s: sum(s), *steps), BlendState(
-            inners, jnp.stack(lengths)
+            inners, jnp.stack(lengths).astype(jnp.float32)
         )
 
-    return step_back(optax.GradientTransformationExtraArgs(init, update))
+    def opened(state: BlendState, params: Packed) -> BlendState:
+        pairs = zip(parts, state.parts, strict=True)
+        return state._replace(parts=tuple(p.opened(s, params) for p, s in pairs))
+
+    def closed(state: BlendState, layout: Layout) -> BlendState:
+        pairs = zip(parts, state.parts, strict=True)
+        return state._replace(parts=tuple(p.closed(s, layout) for p, s in pairs))
+
+    def refuse() -> None:
+        for part in parts:
+            part.refuse()
+
+    return Core(init, update, opened, closed, refuse)

@@ -118,6 +118,9 @@ def floating_dtype(name: str, dtype: Any) -> None:
         )
 
 
+OTHER_PARAMS = "this is the state of other params: make a new state, tx.init(params)."
+
+
 def real_floating(name: str, tree: Any) -> None:
     """Checks that every leaf can take a step of real length."""
     for path, leaf in jax.tree.leaves_with_path(tree):
@@ -146,12 +149,26 @@ def gradient(name: str, grads: Any, params: Any) -> None:
     )
 
 
+def same_shapes(name: str, arrays: Any, those_of_params: Any) -> None:
+    """Checks that what a state keeps is of the same params, as they are packed."""
+    got, wanted = (
+        {key: jnp.shape(array) for key, array in each.items()}
+        for each in (arrays, those_of_params)
+    )
+    if got != wanted:
+        raise ValueError(
+            f"`{name}` must be that of `params`, but has arrays of {got} where they "
+            f"make {wanted}: {OTHER_PARAMS}"
+        )
+
+
 def rates(name: str, tree: Any, params: Any) -> None:
     """Checks that the rates in a state are those of the params, or one for them all."""
     if jax.tree_util.all_leaves([tree]) and jnp.ndim(tree) == 0:
         return
-    mend = "this is the state of other params: make a new state, tx.init(params)."
-    _like_params(name, tree, params, structure_mend=mend, shape_mend=mend)
+    _like_params(
+        name, tree, params, structure_mend=OTHER_PARAMS, shape_mend=OTHER_PARAMS
+    )
 
 
 def _like_params(

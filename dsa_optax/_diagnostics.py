@@ -155,9 +155,10 @@ def _rates(state: _State) -> optax.Params:
 
 def _starts(state: _State) -> optax.Params:
     """The η that each leaf of the rates began with."""
-    if isinstance(state, AdaptState):
-        return state.start
-    return jax.tree.map(lambda _: state.start, _rates(state))
+    rates = _rates(state)
+    if isinstance(state, AdaptState) and jnp.ndim(state.start):
+        return jax.tree.unflatten(jax.tree.structure(rates), list(state.start))
+    return jax.tree.map(lambda _: state.start, rates)
 
 
 def _nodes(state: Any, kinds: tuple[type, ...]) -> list[Any]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dsa_optax._sizes import inner_products, norm
 from dsa_optax._state import widest
 
 _matmul = partial(jnp.matmul, precision="highest")
@@ -101,23 +102,34 @@ def lbfgs_direction(memory_size: int) -> optax.GradientTransformation:
     ) -> tuple[optax.Updates, LBFGSState]:
         dtype = state.inverse.dtype
         grads = optax.tree.cast(updates, dtype)
-        state = _remembered(grads, state, optax.tree.cast(params, dtype))
-        direction = _direction(grads, state)
+        state, seen = _remembered(grads, state, optax.tree.cast(params, dtype))
+        direction = _direction(grads, state, seen)
         return optax.tree.cast_like(direction, updates), state
 
     return optax.GradientTransformation(init, update)
 
 
+class _Seen(NamedTuple):
+    """What the memory says of the gradient g and its last change y.
+
+    Attributes:
+      steps: the products of the slots' steps with y and with g, shape (m, 2).
+      turns: those of their turns, likewise.
+    """
+
+    steps: jax.Array
+    turns: jax.Array
+
+
 def _remembered(
     grads: optax.Updates, state: LBFGSState, params: optax.Params
-) -> LBFGSState:
+) -> tuple[LBFGSState, _Seen]:
     """The state with the pair of the last step, if it is of use."""
     step = jax.tree.map(_row_between, params, state.params)
     turn = jax.tree.map(_row_between, grads, state.grads)
-    curvature = jnp.asarray(optax.tree.vdot(step, turn), state.inverse.dtype)
-    clear = (
-        jnp.finfo(curvature.dtype).eps * optax.tree.norm(step) * optax.tree.norm(turn)
-    )
+    (step_step, step_turn), (_, turn_turn) = inner_products(step, turn)
+    curvature = step_turn.astype(state.inverse.dtype)
+    clear = jnp.finfo(curvature.dtype).eps * norm(step_step) * norm(turn_turn)
     useful = (state.count > 0) & (curvature > clear) & ~state.hold
     slot = state.pairs % len(state.curvatures)
 
@@ -126,14 +138,16 @@ def _remembered(
 
     steps = jax.tree.map(put, state.steps, step)
     turns = jax.tree.map(put, state.turns, turn)
+    both = jax.tree.map(lambda y, g: jnp.stack([y, g.ravel()], axis=1), turn, grads)
+    none = jnp.zeros((len(state.curvatures), 2), curvature.dtype)
+    seen = _Seen(_products(steps, both, none), _products(turns, both, none))
 
     new = useful & (jnp.arange(len(state.curvatures), dtype=slot.dtype) == slot)
-    none = jnp.zeros_like(state.curvatures)
-    by_turn = _products(turns, turn, none)
+    by_turn = seen.turns[:, 0]
     of_turns = jnp.where(new[:, None], by_turn, state.turns_by_turns)
     curvatures = jnp.where(new, curvature, state.curvatures)
     # The new column of D⁻¹R, and what it makes of the inverse without the oldest pair.
-    bent = _divided(_products(steps, turn, none), curvatures)
+    bent = _divided(seen.steps[:, 0], curvatures)
     others = jnp.where(new[:, None] | new[None], 0, state.inverse)
     column = jnp.where(new, 1, -_matmul(others, bent))
 
@@ -151,24 +165,20 @@ def _remembered(
         inverse=jnp.where(new[None], column[:, None], others),
         turns_by_turns=jnp.where(new[None], by_turn[:, None], of_turns),
         hold=state.hold,
-    )
+    ), seen
 
 
-def _direction(grads: optax.Updates, state: LBFGSState) -> optax.Updates:
+def _direction(grads: optax.Updates, state: LBFGSState, seen: _Seen) -> optax.Updates:
     """−Hg, or zero where rounding spoils it."""
-    none = jnp.zeros_like(state.curvatures)
-    row = jax.tree.map(jnp.ravel, grads)
-    s_g = _products(state.steps, row, none)
-    y_g = _products(state.turns, row, none)
-
-    norm = optax.tree.norm(grads)
-    first = jnp.minimum(1, 1 / jnp.where(norm == 0, 1, norm))
-    last = (state.pairs - 1) % len(none)
+    steepness = norm(inner_products(grads)[0][0])
+    first = jnp.minimum(1, 1 / jnp.where(steepness == 0, 1, steepness))
+    last = (state.pairs - 1) % len(state.curvatures)
     length = state.turns_by_turns[last, last]
     gamma = jnp.where(state.pairs > 0, _divided(state.curvatures[last], length), first)
 
-    p = _matmul(state.inverse, _divided(s_g, state.curvatures))
-    rest = state.curvatures * p + gamma * (_matmul(state.turns_by_turns, p) - y_g)
+    p = _matmul(state.inverse, _divided(seen.steps[:, 1], state.curvatures))
+    rest = _matmul(state.turns_by_turns, p) - seen.turns[:, 1]
+    rest = state.curvatures * p + gamma * rest
     along_steps = _divided(_matmul(rest, state.inverse), state.curvatures)
 
     def leaf(grad: jax.Array, steps: jax.Array, turns: jax.Array) -> jax.Array:
@@ -178,8 +188,8 @@ def _direction(grads: optax.Updates, state: LBFGSState) -> optax.Updates:
         return -row.reshape(grad.shape)
 
     direction = jax.tree.map(leaf, grads, state.steps, state.turns)
-    slope = optax.tree.vdot(grads, direction)
-    sound = (slope < 0) & jnp.isfinite(optax.tree.norm(direction))
+    (_, slope), (_, square) = inner_products(grads, direction)
+    sound = (slope < 0) & jnp.isfinite(norm(square))
     return jax.tree.map(lambda d: jnp.where(sound, d, 0), direction)
 
 
@@ -193,7 +203,7 @@ def _row_between(x: jax.Array, before: jax.Array) -> jax.Array:
     return jnp.ravel(x - before)
 
 
-def _products(rows: Any, row: Any, none: jax.Array) -> jax.Array:
-    """The scalar products of every slot of a memory with a row, added to `none`."""
-    each = jax.tree.map(_matmul, rows, row)
+def _products(rows: Any, columns: Any, none: jax.Array) -> jax.Array:
+    """The scalar products of every slot of a memory with columns, added to `none`."""
+    each = jax.tree.map(_matmul, rows, columns)
     return jax.tree.reduce(jnp.add, each, none)

@@ -16,13 +16,13 @@ from jax.typing import ArrayLike
 
 from dsa_optax import _checks
 from dsa_optax._lbfgs import LBFGSState
+from dsa_optax._packed import Core, Packed, layout_of, on_trees
+from dsa_optax._sizes import inner_products
 from dsa_optax._state import (
     LEAST_LOG2_LR,
     AdaptState,
     LastStep,
     filled_like,
-    sum_of,
-    widest,
     widest_of,
 )
 
@@ -40,15 +40,15 @@ SHARE_OF_A_LOST_STEP = 0.1
 
 
 class SteppingBack(optax.GradientTransformationExtraArgs):
-    """A transformation that steps back; `core` is the same without it."""
+    """A transformation of trees that steps back; `core` is what it does between."""
 
-    core: optax.GradientTransformationExtraArgs
+    core: Core
 
 
-def step_back(
-    core: optax.GradientTransformationExtraArgs,
-) -> optax.GradientTransformationExtraArgs:
+def step_back(core: Core) -> optax.GradientTransformationExtraArgs:
     """Takes a step back where it led too far, in place of the next one.
+
+    Here the trees are packed, and unpacked again.
 
     Args:
       core: whose state has a place for the `last` step. Nothing of a gradient that
@@ -58,10 +58,19 @@ def step_back(
       A `SteppingBack` one. Rates below it fall by as much as the step is shortened.
     """
 
+    @jax.jit
+    def begun(params: Packed) -> Any:
+        # One program: as many operations one by one are as many to compile.
+        state = core.closed(core.init(params), params.layout)
+        return state._replace(last=_no_step(params))
+
     def init(params: optax.Params) -> Any:
         params = jax.tree.map(jnp.asarray, params)
         _checks.real_floating("params", params)
-        return core.init(params)._replace(last=_no_step(params))
+        core.refuse()
+        packed = layout_of(params).pack(params)
+        # What stays as it is may be spread over devices, which compiling forgets.
+        return begun.__wrapped__(packed) if packed.layout.kept else begun(packed)
 
     def update(
         updates: optax.Updates,
@@ -71,38 +80,39 @@ def step_back(
     ) -> tuple[optax.Updates, Any]:
         if params is None:
             raise ValueError(_checks.MISSING_PARAMS_TO_ADAPT)
-        updates, params = (
-            jax.tree.map(jnp.asarray, tree) for tree in (updates, params)
-        )
         _checks.gradient("updates (the gradient)", updates, params)
-        _checks.rates("state (its last step)", state.last.before, params)
-        last, before = state.last, state._replace(last=None)
-        spoilt = _count_not_finite((updates, extra_args.get("value")))
-        step = jax.tree.map(jnp.subtract, params, last.before)
-        share = jax.lax.stop_gradient(_share_to_keep(updates, step, spoilt, last))
+        layout = layout_of(params, kept=state.last.before)
+        grads, here = layout.pack(updates), layout.pack(params)
+        before = core.opened(state._replace(last=None), here)
+        last = state.last._replace(before=layout.held(state.last.before))
+        _checks.same_shapes("state (its last step)", last.before.arrays, here.arrays)
+
+        spoilt = _count_not_finite((grads, extra_args.get("value")))
+        step = jax.tree.map(jnp.subtract, here, last.before)
+        share = jax.lax.stop_gradient(_share_to_keep(grads, step, spoilt, last))
         back = share < 1
-        seen = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g) & ~back, g, 0), updates)
-        next_step, after = core.update(seen, _held(before, back), params, **extra_args)
-        next_step = optax.tree.cast_like(next_step, params)
+        seen = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g) & ~back, g, 0), grads)
+        next_step, after = core.update(seen, _held(before, back), here, **extra_args)
+        next_step = optax.tree.cast_like(next_step, here)
         after = _unless(back, _lowered(before, jnp.log2(share)), after)
 
         def either(shortened: jax.Array, new: jax.Array) -> jax.Array:
             return jnp.where(back, shortened.astype(new.dtype), new)
 
         off = jax.tree.map(lambda s: (share - 1).astype(s.dtype) * s, step)
-        slope, square = (
-            jax.lax.stop_gradient(_product(tree, next_step)).astype(share.dtype)
-            for tree in (seen, next_step)
+        products = inner_products(*jax.lax.stop_gradient((seen, next_step)))
+        slope, square = (products[i][1].astype(share.dtype) for i in range(2))
+        taken = LastStep(
+            before=jax.tree.map(either, last.before, here).held(),
+            slope=either(share * last.slope, slope),
+            square=either(share**2 * last.square, square),
+            spoilt=either(last.spoilt, spoilt),
+            share=either(share * last.share, jnp.ones_like(share)),
+            backs=last.backs + back.astype(jnp.int32),
         )
-        return jax.tree.map(either, off, next_step), after._replace(
-            last=LastStep(
-                before=jax.tree.map(either, last.before, params),
-                slope=either(share * last.slope, slope),
-                square=either(share**2 * last.square, square),
-                spoilt=either(last.spoilt, spoilt),
-                share=either(share * last.share, jnp.ones_like(share)),
-                backs=last.backs + back.astype(jnp.int32),
-            )
+        return (
+            layout.unpack(jax.tree.map(either, off, next_step)),
+            core.closed(after, layout)._replace(last=taken),
         )
 
     guarded = SteppingBack(init, update)
@@ -110,20 +120,19 @@ def step_back(
     return guarded
 
 
-def without_step_back(
-    tx: optax.GradientTransformation,
-) -> optax.GradientTransformationExtraArgs:
-    """The same transformation, for a place that steps back as a whole."""
+def core_of(tx: optax.GradientTransformation) -> Core:
+    """What a transformation does, for a place that steps back as a whole."""
     core = getattr(tx, "core", None)  # `_replace` makes a tuple without it
     if isinstance(tx, SteppingBack) and core is not None:
         return core
-    return optax.with_extra_args_support(tx)
+    return on_trees(tx)
 
 
-def _no_step(params: optax.Params) -> LastStep:
+def _no_step(params: Packed) -> LastStep:
     dtype = widest_of(jax.tree.leaves(params))
+    zeros = jax.tree.map(lambda p: filled_like(p, jnp.zeros([], p.dtype)), params)
     return LastStep(
-        before=jax.tree.map(lambda p: filled_like(p, jnp.zeros([], p.dtype)), params),
+        before=zeros.held(),
         slope=jnp.zeros([], dtype),
         square=jnp.zeros([], dtype),
         spoilt=jnp.zeros([], jnp.int32),
@@ -133,13 +142,16 @@ def _no_step(params: optax.Params) -> LastStep:
 
 
 def _share_to_keep(
-    grads: optax.Updates, step: optax.Updates, spoilt: jax.Array, last: LastStep
+    grads: Packed, step: Packed, spoilt: jax.Array, last: LastStep
 ) -> jax.Array:
     """t: 1 where the last step may stay as it is."""
     dtype = last.slope.dtype
     slope = jnp.abs(last.slope)
     known = slope > 0
-    ratio = -_product(grads, step).astype(dtype) / jnp.where(known, slope, 1)
+    finite = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0), grads)
+    products = inner_products(finite, step)
+    reached, moved = (products[i][1].astype(dtype) for i in range(2))
+    ratio = -reached / jnp.where(known, slope, 1)
     lost = (spoilt > last.spoilt) | (ratio > STEEPEST_FALL)
     too_far = lost | (ratio < -STEEPEST_RISE)
     share = jnp.where(
@@ -149,22 +161,10 @@ def _share_to_keep(
     )
     # A wrapper that moves the params on its own (a mean of them, say) must not have
     # that undone; and what is wrong where a step has shrunk to nothing is not the step.
-    moved = _product(step, step).astype(dtype)
     as_meant = (moved > last.square / 4) & (moved < 4 * last.square)
     left = last.share > jnp.finfo(dtype).eps
     back = known & too_far & as_meant & left
     return jnp.where(back, share, jnp.ones_like(share))
-
-
-def _product(xs: optax.Updates, ys: optax.Updates) -> jax.Array:
-    """The scalar product of two trees, of the entries of the first that are finite."""
-
-    def leaf(x: jax.Array, y: jax.Array) -> jax.Array:
-        dtype = widest(x.dtype, y.dtype, jnp.float32)
-        finite = jnp.where(jnp.isfinite(x), x, 0)
-        return jnp.sum(finite.astype(dtype) * y.astype(dtype))
-
-    return sum_of(jax.tree.leaves(jax.tree.map(leaf, xs, ys)))
 
 
 def _count_not_finite(tree: Any) -> jax.Array:

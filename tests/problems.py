@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+
+from dsa_optax._packed import layout_of
 
 
 @dataclass(frozen=True)
@@ -111,3 +114,17 @@ REGRESSION = Problem(
     regression_gradient,
 )
 PROBLEMS = (QUADRATIC, ROSENBROCK, REGRESSION)
+
+
+def of_trees(tx):
+    """A transformation of packed params, for params in a tree."""
+
+    def init(params):
+        return tx.init(layout_of(params).pack(params))
+
+    def update(updates, state, params):
+        layout = layout_of(params)
+        steps, state = tx.update(layout.pack(updates), state, layout.pack(params))
+        return layout.unpack(steps), state
+
+    return optax.GradientTransformation(init, update)

@@ -68,7 +68,7 @@ def referee(start, direction, granularity, **options):
 def eta_rows(log2_lr, steps):
     if isinstance(log2_lr, dict):
         return flatten_rows(log2_lr)
-    return np.asarray(log2_lr).reshape(steps, 1)
+    return np.asarray(log2_lr).reshape(steps, -1)
 
 
 # The referee. -------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def test_first_increase_is_for_rates_that_were_never_too_high():
     updates, states = feed(tx, rows)
     eta = [state.log2_lr.tolist() for state in states]
     assert eta == [[-10, -10], [-9, -9], [-8, -10], [-7, -10], [-6, -9.75]]
-    assert states[-1].searching.tolist() == [True, False]
+    assert states[-1].searching["float32"].tolist() == [True, False]
     assert updates[2][1] == 0  # it flipped
     assert updates[3][1] == 2.0**-10
 

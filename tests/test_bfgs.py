@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dsa_optax._bfgs import bfgs_direction
+from tests.problems import of_trees
 from tests.reference_adapt import bfgs_directions
 from tests.test_lbfgs import MIXED, POSITIVE, directions_of, walk
 
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("optimised")
 
 
 def directions(thetas, grads):
-    return directions_of(bfgs_direction(), thetas, grads)
+    return directions_of(of_trees(bfgs_direction()), thetas, grads)
 
 
 def units_of(start):
@@ -37,7 +38,7 @@ def test_it_is_the_formulas(curvatures, scale):
 
 
 def test_it_is_newtons_once_it_has_met_every_curvature():
-    tx, curvatures = bfgs_direction(), jnp.asarray([1.0, 3.0, 20.0])
+    tx, curvatures = of_trees(bfgs_direction()), jnp.asarray([1.0, 3.0, 20.0])
     w = jnp.asarray([1.0, -2.0, 0.5])
     state = tx.init(w)
     for _ in range(4):
@@ -75,7 +76,7 @@ def test_a_gradient_of_zero_forgets_nothing():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
 def test_dtypes_are_those_of_the_gradient_and_stay(dtype):
-    tx = bfgs_direction()
+    tx = of_trees(bfgs_direction())
     params = {"a": jnp.ones((2, 2), dtype), "b": jnp.ones((), dtype)}
     state = jax.eval_shape(tx.init, params)
     found, after = jax.eval_shape(tx.update, params, state, params)
@@ -87,7 +88,7 @@ def test_dtypes_are_those_of_the_gradient_and_stay(dtype):
 
 
 def test_several_dtypes_have_one_matrix():
-    tx = bfgs_direction()
+    tx = of_trees(bfgs_direction())
     params = {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.ones((), jnp.float32)}
     state = tx.init(params)
     for _ in range(2):
