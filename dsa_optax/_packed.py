@@ -81,7 +81,7 @@ class Layout:
         for name, i in self.kept:
             leaves[i] = packed.arrays[name]
         for name, runs in self.vectors:
-            vector = packed.arrays[name]
+            vector = _worked_out_once(packed.arrays[name])
             for run in runs:
                 begin, size = run.begin, math.prod(run.shape)
                 for i in run.leaves:
@@ -142,6 +142,7 @@ class Layout:
 
     def tree(self, values: jax.Array) -> Any:
         """A value of every leaf as a tree of scalars."""
+        values = _worked_out_once(values)
         leaves = [_cut(values, i, 1).reshape(()) for i in range(len(values))]
         return jax.tree.unflatten(self.structure, leaves)
 
@@ -224,6 +225,20 @@ def joined(parts: Sequence[jax.Array]) -> jax.Array:
         dtype = widest_of(parts)
         parts = [part.astype(dtype) for part in (*parts, jnp.zeros(0, dtype))]
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+
+def _worked_out_once(x: jax.Array) -> jax.Array:
+    """The same, which XLA won't work out anew in everything that is cut from it."""
+    if not x.size:
+        return x
+    # On a CPU it drops barriers before it decides so. What it can't see through is a
+    # condition: here one that is always true.
+    bits = jax.lax.bitcast_convert_type(x[0].astype(jnp.float32), jnp.int32)
+    return jax.lax.platform_dependent(
+        x,
+        cpu=lambda x: jax.lax.cond((bits | 1) != 0, lambda x: x, jnp.negative, x),
+        default=jax.lax.optimization_barrier,
+    )
 
 
 def _cut(vector: jax.Array, begin: int, size: int) -> jax.Array:
