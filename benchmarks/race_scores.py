@@ -86,7 +86,9 @@ def records(
         )
         for name, kept in curves.items()
     ]
+    targets = {f"target_{division}": goal for division, goal in goals.items()}
     table = pd.concat(frames, ignore_index=True).assign(half=half, problem=problem)
+    table = table.assign(**targets)
     first = ["half", "problem", "optimizer", "ours"]
     return table[[*first, *table.columns.drop(first)]]
 

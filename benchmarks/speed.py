@@ -11,7 +11,9 @@ import pandas as pd
 from benchmarks import (
     speed_allocator,
     speed_blend,
+    speed_cold,
     speed_growth,
+    speed_leaves,
     speed_steps,
     speed_torch,
 )
@@ -20,6 +22,8 @@ from benchmarks.files import replacing
 FOLDER = "speed"
 
 SECTIONS: Mapping[str, Callable[[], pd.DataFrame]] = {
+    "cold": speed_cold.cold,
+    "leaves": speed_leaves.leaves,
     "steps": speed_steps.steps,
     "updates": speed_steps.updates,
     "allocator": speed_allocator.allocator,
@@ -28,7 +32,6 @@ SECTIONS: Mapping[str, Callable[[], pd.DataFrame]] = {
     "parameters": speed_growth.parameters,
     "samples": speed_growth.samples,
     "devices": speed_growth.devices,
-    "leaves": speed_growth.leaves,
     "torch": speed_torch.beside_torch,
 }
 """What measures each, in the order of the page."""

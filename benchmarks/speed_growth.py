@@ -1,12 +1,10 @@
 """How time and memory grow: with params, samples, devices, leaves, and runs at once."""
 
 import re
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
@@ -77,47 +75,6 @@ def samples(
             )
         jax.clear_caches()
     return pd.DataFrame(rows)
-
-
-def leaves(
-    numbers: tuple[int, ...] = (10, 100, 1000),
-    names: tuple[str, ...] = GROWING,
-) -> pd.DataFrame:
-    """Time to trace and compile a step of training whose params have many leaves.
-
-    The optimizers of "flat" rows stand below `optax.flatten`, and see one leaf.
-
-    Returns:
-      A row an optimizer and number: "optimizer", "leaves", "flat", "seconds".
-    """
-    rows = []
-    for number in numbers:
-        for name, flat in (*((n, False) for n in names), ("adapt-parameter", True)):
-            rows.append(
-                {
-                    "optimizer": name,
-                    "leaves": number,
-                    "flat": flat,
-                    "seconds": _compile_seconds(name, number, flat),
-                }
-            )
-            jax.clear_caches()
-    return pd.DataFrame(rows)
-
-
-def _compile_seconds(name: str, number: int, flat: bool) -> float:
-    params = [jnp.full(4, 0.5, jnp.float32) for _ in range(number)]
-    tx = ENTRANTS[name].make()
-    tx = optax.flatten(tx) if flat else tx
-    step = dsa_optax.make_train_step(_sum_of_squares, tx)
-    state = jax.eval_shape(tx.init, params)
-    started = time.perf_counter()
-    step.lower(params, state).compile()  # type: ignore[attr-defined]
-    return time.perf_counter() - started
-
-
-def _sum_of_squares(params: Any) -> jax.Array:
-    return sum((jnp.sum(jnp.square(leaf)) for leaf in params), jnp.zeros([]))
 
 
 def at_once(

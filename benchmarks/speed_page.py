@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -52,6 +53,8 @@ A step of training, in steps of SGD, of a small net (10,000 parameters in four a
             yield in_markdown(table(frames[name].drop(columns="machine")))
             if name == "updates":
                 yield from _memory(frames[name])
+            if name == "leaves":
+                yield from _more_of_leaves(frames[name])
             if name == "samples":
                 yield f"![Growth]({FIGURE})"
 
@@ -88,7 +91,9 @@ def figure(parameters: pd.DataFrame, samples: pd.DataFrame, path: Path) -> None:
 # Tables -------------------------------------------------------------------------------
 
 
-def pivot(frame: pd.DataFrame, value: str, *by: str) -> pd.DataFrame:
+def pivot(
+    frame: pd.DataFrame, value: str, *by: str, cell: str = "{:.3g}"
+) -> pd.DataFrame:
     """A row an optimizer, a column a size, in the order in which they were measured."""
     sizes = [tuple(map(_short, row)) for row in frame[[*by]].values]
     titles = [", ".join(f"{n} {b}" for n, b in zip(s, by, strict=True)) for s in sizes]
@@ -96,7 +101,7 @@ def pivot(frame: pd.DataFrame, value: str, *by: str) -> pd.DataFrame:
     table = frame.pivot_table(index="optimizer", columns="size", values=value)
     table = table.loc[frame["optimizer"].unique(), frame["size"].unique()]
     table.index = table.index.map(label)
-    return _readable(table)
+    return _readable(table, cell)
 
 
 def _short(number: float) -> str:
@@ -106,8 +111,8 @@ def _short(number: float) -> str:
     return f"{number / 1e3:.0f}k" if number < 1e6 else f"{number / 1e6:.0f}M"
 
 
-def _readable(table: pd.DataFrame) -> pd.DataFrame:
-    cells = table.map(lambda x: "" if pd.isna(x) else f"{x:.3g}")
+def _readable(table: pd.DataFrame, cell: str = "{:.3g}") -> pd.DataFrame:
+    cells = table.map(lambda x: "" if pd.isna(x) else cell.format(x))
     return cells.rename_axis(index="optimizer", columns=None).reset_index()
 
 
@@ -189,11 +194,72 @@ def _at_once(frame: pd.DataFrame) -> pd.DataFrame:
     return pivot(frame, "speed_up", "seeds")
 
 
+def _cold(frame: pd.DataFrame) -> pd.DataFrame:
+    def cell(row: pd.Series) -> str:
+        taken = f"{row['seconds']:.2f}" if np.isfinite(row["seconds"]) else "never"
+        return f"{taken} ({row['to_first']:.2f}, {row['steps']:.0f})"
+
+    names = frame["optimizer"].map(lambda name: COLD.get(name) or label(name))
+    cells = frame.assign(optimizer=names, cell=frame.apply(cell, axis=1))
+    table = cells.pivot(index="problem", columns="optimizer", values="cell")
+    table = table.loc[cells["problem"].unique(), names.unique()]
+    return table.rename_axis(columns=None).reset_index()
+
+
+COLD = {
+    "adam": "Adam, its best rate",
+    "lbfgs": "`optax.lbfgs()`",
+    "scipy-bfgs": "BFGS, SciPy",
+}
+
+
 def _leaves(frame: pd.DataFrame) -> pd.DataFrame:
-    names = frame["optimizer"].map(label) + frame["flat"].map(
-        {True: ", below `optax.flatten`", False: ""}
+    return pivot(
+        frame.assign(seconds=frame["init_seconds"] + frame["compile_seconds"]),
+        "seconds",
+        "leaves",
     )
-    return pivot(frame.assign(optimizer=names), "seconds", "leaves")
+
+
+def _more_of_leaves(frame: pd.DataFrame) -> Iterator[str]:
+    """The other tables of that section."""
+    yield "A step, in milliseconds:"
+    yield in_markdown(pivot(frame, "milliseconds", "leaves"))
+    yield "Operations of the compiled step, those inside its fusions too:"
+    yield in_markdown(pivot(frame, "operations", "leaves", cell="{:,.0f}"))
+    yield "Beside Adam's compilation, and Muon's step:"
+    yield in_markdown(against_others(frame))
+
+
+def against_others(frame: pd.DataFrame) -> pd.DataFrame:
+    """Our compilation as a multiple of Adam's, our step of Adam's and of Muon's.
+
+    Args:
+      frame: the section "leaves".
+
+    Returns:
+      A row an optimizer and number of leaves.
+    """
+    frame = frame.assign(cold=frame["init_seconds"] + frame["compile_seconds"])
+    tables = frame.pivot(index="leaves", columns="optimizer")
+    rows = []
+    for name in ("auto", "auto-light"):
+        for number in tables.index:
+            cold, compiled, step = (
+                tables.loc[number][column]
+                for column in ("cold", "compile_seconds", "milliseconds")
+            )
+            rows.append(
+                {
+                    "optimizer": label(name),
+                    "leaves": number,
+                    "compilation, to Adam's": compiled[name] / compiled["adam"],
+                    "with init": cold[name] / cold["adam"],
+                    "step, to Adam's": step[name] / step["adam"],
+                    "step, to Muon's": step[name] / step["muon"],
+                }
+            )
+    return rounded(pd.DataFrame(rows))
 
 
 def _devices(frame: pd.DataFrame) -> pd.DataFrame:
@@ -236,6 +302,26 @@ and 1.10 of itself, and ratios of others vary by up to a fifth from run to run.
 
 
 PARTS: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
+    "cold": (
+        "From a cold start to the solution",
+        """\
+Seconds that a user waits for the race's untuned target on five of its problems: each
+run a process of its own, whose clock starts when Python, JAX and the data are loaded,
+so with compilation; in brackets the seconds to the end of the first step, and the
+steps (SciPy's: evaluations). Medians of three. Adam is at the rate of the race's grid
+whose loss after 300 evaluations was the least; no other has anything set.""",
+        _cold,
+    ),
+    "leaves": (
+        "Many leaves",
+        """\
+Seconds to make the state, trace and compile a train step (nothing is cached), by the
+number of leaves: six of six shapes (1,169 parameters), 42 and 160 of nets with skip
+connections (31 units wide; 20,832 and 79,360 parameters), and 1,000 of four parameters
+each. Leaves of up to 16,384 entries are packed into one vector: what an update does is
+compiled once for all of them, and cut apart at the end.""",
+        _leaves,
+    ),
     "steps": (
         "A step of training, to its gradients",
         """\
@@ -312,16 +398,6 @@ there and its update here; for the update to be divided too, spread the params."
 How many times longer one after the other would take than a `vmap` over the seeds: 50
 updates on the diabetes net, compiled.""",
         _at_once,
-    ),
-    "leaves": (
-        "Compilation with many leaves",
-        """\
-Seconds to trace and compile a step of training, by the number of arrays of four
-parameters each. XLA's own time grows faster than the number: with 10,000 it had not
-compiled a step of SGD, whose loss sums over them all, after 20 minutes, nor Adam's
-update alone after three (tried once; tracing took seconds). Whoever has so many may put
-an optimizer below `optax.flatten`.""",
-        _leaves,
     ),
     "torch": (
         "Beside PyTorch's eager loop",

@@ -68,7 +68,7 @@ def auto_dsa(
 
     Returns:
       A transformation whose `update` needs the gradient, the state and the params. Its
-      state is a `BlendState`.
+      state is a `BlendState`, packed as that of `adapt`.
 
     Raises:
       TypeError: if `memory_size` is not an integer, or traced by JAX.
@@ -132,9 +132,7 @@ def _quasi_newton(memory_size: int) -> optax.GradientTransformation:
             return jnp.zeros([])
         return dense.init(params) if count <= FEW else limited.init(params.arrays)
 
-    def update(
-        updates: Packed, state: Any, params: Packed | None = None
-    ) -> tuple[Packed, Any]:
+    def update(updates: Packed, state: Any, params: Any = None) -> tuple[Packed, Any]:
         if isinstance(state, BFGSState):
             return dense.update(updates, state, params)
         if not isinstance(state, LBFGSState):

@@ -88,7 +88,7 @@ def _of_each_leaf(params: Packed, numbers: Any) -> list[Numbers | None]:
     numbers = numbers(tree) if callable(numbers) else numbers
 
     def is_leaf(node: Any) -> bool:
-        return node is None or isinstance(node, Numbers)
+        return node is None or isinstance(node, optax.contrib.MuonDimensionNumbers)
 
     full = jax.tree.broadcast(numbers, tree, is_leaf=is_leaf)
     return jax.tree.leaves(full, is_leaf=is_leaf)

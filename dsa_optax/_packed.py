@@ -22,7 +22,7 @@ import optax
 from dsa_optax._state import widest_of
 
 SMALL = 2**14
-"""What has more entries than this is not packed: there copies cost more than they save."""
+"""What has more entries is not packed: there copies cost more than they save."""
 
 Held: TypeAlias = Any
 """What a state keeps of a `Packed`: its arrays by name, a plain dict."""

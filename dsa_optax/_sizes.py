@@ -114,7 +114,7 @@ def within_reach(share: ArrayLike) -> optax.GradientTransformation:
         return WithinReachState(sizes(params))
 
     def update(
-        updates: Packed, state: WithinReachState, params: Packed | None = None
+        updates: Packed, state: WithinReachState, params: Any = None
     ) -> tuple[Packed, WithinReachState]:
         lengths = root_mean_squares(updates)
         allowed = room(params, state.sizes, share).astype(lengths.dtype)

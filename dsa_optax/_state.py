@@ -60,7 +60,8 @@ class LastStep(NamedTuple):
     """What `adapt` and `blend` need, to take a step back.
 
     Attributes:
-      before: the params that the last step was taken from.
+      before: the params that the last step was taken from, packed: a dict with one
+        vector for the small leaves of each dtype, and every other leaf by its number.
       slope: of the loss along it there, a scalar.
       square: of its Euclidean norm, a scalar. After a step back this and the slope are
         those of what is left of it.
@@ -85,13 +86,14 @@ class AdaptState(NamedTuple):
       count: number of updates so far but for the steps back, an int32 scalar.
       log2_lr: η, the log2 learning rates: a tree like the params with one for every
         parameter, or with a scalar for every tensor, or one scalar for all.
-      searching: whether a rate has never been too high yet, booleans like `log2_lr`.
+      searching: whether a rate has never been too high yet, booleans: packed as
+        `LastStep.before`, a vector of one for every tensor, or a scalar.
       compass: the last direction, divided by its slope: its scalar product with the
-        next gradient is the ratio of the two slopes. Like the params, in the dtype of
-        the rates or the gradients, whichever is wider.
-      sizes: the root mean square of each tensor at the start, scalars.
+        next gradient is the ratio of the two slopes. Packed, in the dtype of the rates
+        or the gradients, whichever is wider.
+      sizes: the root mean square of each tensor at the start, a vector.
       inner: the state of the optimizer that gives the directions.
-      start: the η that rates began with: a scalar for every tensor, or one for all.
+      start: the η that rates began with: a vector of one for every tensor, or a scalar.
       floor: the least η allowed, a scalar.
       ceiling: the greatest η allowed, a scalar.
       last: a `LastStep`; None in a `blend`, which has one for all its parts.
@@ -99,11 +101,11 @@ class AdaptState(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]
     log2_lr: optax.Params
-    searching: optax.Params
-    compass: optax.Updates
-    sizes: Any
+    searching: Any
+    compass: Any
+    sizes: jax.Array
     inner: optax.OptState
-    start: optax.Params
+    start: jax.Array
     floor: jax.Array
     ceiling: jax.Array
     last: LastStep | None = None

@@ -58,19 +58,20 @@ def step_back(core: Core) -> optax.GradientTransformationExtraArgs:
       A `SteppingBack` one. Rates below it fall by as much as the step is shortened.
     """
 
-    @jax.jit
     def begun(params: Packed) -> Any:
-        # One program: as many operations one by one are as many to compile.
         state = core.closed(core.init(params), params.layout)
         return state._replace(last=_no_step(params))
+
+    at_once = jax.jit(begun)
 
     def init(params: optax.Params) -> Any:
         params = jax.tree.map(jnp.asarray, params)
         _checks.real_floating("params", params)
         core.refuse()
         packed = layout_of(params).pack(params)
-        # What stays as it is may be spread over devices, which compiling forgets.
-        return begun.__wrapped__(packed) if packed.layout.kept else begun(packed)
+        # Operations one by one are as many to compile; but what stays as it is may be
+        # spread over devices, and one program would forget that.
+        return begun(packed) if packed.layout.kept else at_once(packed)
 
     def update(
         updates: optax.Updates,

@@ -2,13 +2,22 @@
 
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import speed, speed_growth, speed_page, speed_steps
+from benchmarks import (
+    speed,
+    speed_cold,
+    speed_growth,
+    speed_leaves,
+    speed_page,
+    speed_steps,
+)
 from benchmarks.__main__ import main
+from benchmarks.race_problems import DEVELOPMENT
 from benchmarks.speed_steps import ENTRANTS, Size
 from benchmarks.timing import Step, paired
 
@@ -105,16 +114,64 @@ def test_all_reduces_are_counted_with_their_bytes():
 
 
 def test_the_command_keeps_a_section_and_writes_the_page(tmp_path, monkeypatch, capsys):
-    small = lambda: speed_growth.leaves((2,), ("sgd",))
+    monkeypatch.setitem(speed_leaves.NETS, 2, lambda: speed_leaves.apart(2))
+    small = lambda: speed_leaves.leaves((2,), ("adam", "muon", "auto-light", "auto"))
     monkeypatch.setitem(speed.SECTIONS, "leaves", small)
     assert main(["speed", "--sections", "leaves", "--output", str(tmp_path)]) == 0
     kept = pd.read_csv(tmp_path / "speed" / "leaves.csv")
-    assert list(kept["optimizer"]) == ["sgd", "adapt-parameter"]
+    assert list(kept["optimizer"]) == ["adam", "muon", "auto-light", "auto"]
+    assert (kept[["compile_seconds", "milliseconds", "operations"]] > 0).all(axis=None)
     assert kept["machine"].str.contains("JAX").all()
     page = (tmp_path / "speed.md").read_text()
-    assert "Compilation with many leaves" in page
-    assert "below `optax.flatten`" in page
-    assert "sgd" in capsys.readouterr().out
+    assert "Many leaves" in page
+    assert "with init" in page
+    assert "auto-light" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", speed_cold.NAMES)
+def test_from_a_cold_start_everyone_gets_to_a_near_target(name, monkeypatch):
+    problem = DEVELOPMENT["diabetes-net"]()
+    start = float(problem.loss(problem.init(jax.random.key(0))))
+    told = dict(
+        zip(speed_cold._GIVEN, ("diabetes-net", name, start / 2, 0.1), strict=True)
+    )
+    for variable, value in told.items():
+        monkeypatch.setenv(variable, str(value))
+    row = speed_cold._run()
+    assert (row["problem"], row["optimizer"]) == ("diabetes-net", name)
+    assert 0 < row["to_first"] <= row["seconds"] < np.inf
+    assert 0 < row["steps"] < speed_cold.MOST_STEPS
+    monkeypatch.setattr(speed_cold, "MOST_STEPS", 3)
+    monkeypatch.setenv("COLD_TARGET", "0")
+    row = speed_cold._run()
+    assert row["seconds"] == np.inf
+    assert row["steps"] == 2
+
+
+def test_a_goal_is_the_races():
+    race = pd.DataFrame(
+        {
+            "problem": ["a"] * 3 + ["b"],
+            "optimizer": ["adam", "adam", "muon", "adam"],
+            "setting": [0.1, 0.2, 9.0, 0.5],
+            "end_loss_300": [3.0, 2.0, 1.0, 0.0],
+            "target_untuned": [1.5] * 3 + [7.0],
+        }
+    )
+    assert speed_cold.goal(race, "a") == (1.5, 0.2)
+
+
+def test_operations_of_fusions_count_too():
+    program = """
+    %fused (a: f32[]) -> f32[] {
+      %a = f32[] parameter(0)
+      ROOT %b.1 = f32[] negate(%a)
+    }
+    ENTRY %main {
+      ROOT c = f32[] fusion(%x), calls=%fused
+    }
+    """
+    assert speed_leaves.operations(program) == 3
 
 
 def test_the_page_has_every_section_and_the_figure(tmp_path):

@@ -1,0 +1,164 @@
+"""Packed leaves: nothing is lost, and nothing but the number of operations changes."""
+
+import math
+import pickle
+
+import chex
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dsa_optax
+from dsa_optax import _packed
+from dsa_optax._packed import SMALL, layout_of
+
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+
+SHAPES = st.lists(
+    st.lists(st.integers(0, 4), max_size=3).map(tuple), min_size=1, max_size=9
+)
+DTYPES = st.sampled_from(["float32", "bfloat16"])
+
+
+def tree_of(shapes, dtypes, seed=0):
+    random = np.random.default_rng(seed)
+    return {
+        f"leaf {i}": jnp.asarray(random.normal(size=shape), dtype)
+        for i, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True))
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(SHAPES, st.data())
+def test_what_is_packed_comes_back(shapes, data):
+    dtypes = data.draw(st.lists(DTYPES, min_size=len(shapes), max_size=len(shapes)))
+    tree = tree_of(shapes, dtypes)
+    kept = data.draw(st.sets(st.sampled_from([str(i) for i in range(len(shapes))])))
+    layout = layout_of(tree, kept)
+    packed = layout.pack(tree)
+    assert len(packed.arrays) <= len(kept) + len(set(dtypes))
+    chex.assert_trees_all_equal(layout.unpack(packed), tree)
+    chex.assert_trees_all_equal_shapes_and_dtypes(layout.like(packed), tree)
+    again = layout_of(tree, packed.held() if packed.arrays else ())
+    assert again == layout
+
+
+@settings(max_examples=40, deadline=None)
+@given(SHAPES, st.data())
+def test_sums_and_values_of_leaves_are_in_the_order_of_the_tree(shapes, data):
+    tree = tree_of(shapes, ["float32"] * len(shapes))
+    kept = data.draw(st.sets(st.sampled_from([str(i) for i in range(len(shapes))])))
+    layout = layout_of(tree, kept)
+    sums = layout.sums(layout.pack(tree))
+    leaves = [np.asarray(tree[name], np.float64) for name in sorted(tree)]
+    np.testing.assert_allclose(sums, [x.sum() for x in leaves], atol=1e-5)
+    values = jnp.arange(1.0, len(leaves) + 1)
+    spread = layout.unpack(layout.spread(values))
+    for leaf, value in zip(jax.tree.leaves(spread), values, strict=True):
+        np.testing.assert_array_equal(leaf, np.full(leaf.shape, value))
+    scalars = jax.tree.leaves(layout.tree(values))
+    np.testing.assert_array_equal(np.stack(scalars), values)
+
+
+def test_a_large_leaf_stays_as_it_is():
+    tree = {"a": jnp.zeros(SMALL), "b": jnp.zeros(SMALL + 1), "c": jnp.zeros((2, 3))}
+    shapes = {n: a.shape for n, a in layout_of(tree).pack(tree).arrays.items()}
+    assert shapes == {"float32": (SMALL + 6,), "1": (SMALL + 1,)}
+
+
+# An optimizer with packed leaves and without. -----------------------------------------
+
+
+def make_params(dtype):
+    random = np.random.default_rng(0)
+    shapes = {"a": (4, 5), "b": (5,), "c": (5, 5), "d": (5,), "e": (5, 5), "f": ()}
+    return {n: jnp.asarray(random.normal(size=s), dtype) for n, s in shapes.items()}
+
+
+def loss(params):
+    x = jnp.linspace(-1, 1, 28, dtype=params["a"].dtype).reshape(7, 4)
+    x = jnp.tanh(x @ params["a"] + params["b"])
+    x = jnp.tanh(x @ params["c"] + params["d"]) @ params["e"]
+    return jnp.mean((x * params["f"] - 0.3) ** 2)
+
+
+def sign():
+    return optax.stateless(lambda g, _: jax.tree.map(lambda x: -jnp.sign(x), g))
+
+
+FORMS = {
+    "parameter": dsa_optax.adapt(sign(), "parameter"),
+    "tensor": dsa_optax.adapt(optax.sgd(1.0, momentum=0.9), "tensor"),
+    "global": dsa_optax.adapt(optax.adam(1.0), "global"),
+    "light": dsa_optax.auto_dsa(0),
+    "dense": dsa_optax.auto_dsa(5),
+}
+
+
+def trajectory(tx, dtype, steps=12):
+    params = make_params(dtype)
+    state, step = tx.init(params), jax.jit(tx.update)
+    rows = []
+    for _ in range(steps):
+        updates, state = step(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+        rows.append((params, dsa_optax.learning_rates(state)))
+    return rows, state
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 2e-3), ("float64", 1e-7)])
+def test_the_trajectory_is_that_of_leaves_apart(form, dtype, rtol, monkeypatch):
+    """Up to the order in which sums are taken, which Muon's iterations enlarge."""
+    with jax.enable_x64(dtype == "float64"):
+        packed, state = trajectory(FORMS[form], dtype)
+        assert len(state.last.before) == 1
+        monkeypatch.setattr(_packed, "SMALL", -1)
+        apart, state = trajectory(FORMS[form], dtype)
+        assert len(state.last.before) == 6
+    chex.assert_trees_all_close(packed, apart, rtol=rtol, atol=rtol * 1e-2)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_state_is_of_plain_arrays_for_any_checkpoint(form):
+    _, state = trajectory(FORMS[form], "float32", 2)
+    fresh = FORMS[form].init(make_params("float32"))
+    kept = flax.serialization.to_bytes(state)
+    chex.assert_trees_all_equal(flax.serialization.from_bytes(fresh, kept), state)
+    chex.assert_trees_all_equal(pickle.loads(pickle.dumps(state)), state)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_update_has_few_operations_a_leaf(form):
+    """Where every leaf is one more only to be packed and cut out again."""
+
+    def operations(leaves):
+        params = [jnp.ones((3, 2)) for _ in range(leaves)]
+        tx = FORMS[form]
+        if form in ("tensor", "global"):  # whose inner optimizers see every leaf
+            tx = dsa_optax.adapt(sign(), form)
+        state = jax.eval_shape(tx.init, params)
+        program = jax.jit(tx.update).lower(params, state, params).as_text()
+        return program.count("stablehlo.")
+
+    few, many = (operations(n) for n in (20, 60))
+    assert (many - few) / 40 < 24
+
+
+def test_leaves_that_are_cut_out_are_programs_of_one_kind():
+    """What takes XLA time is another program for each of them."""
+    params = [jnp.ones(n % 3 + 2) for n in range(60)]
+    layout = layout_of(params)
+
+    def cut(vector):
+        return layout.unpack(layout.held({"float32": vector}))
+
+    vector = jnp.arange(sum(math.prod(s) for s in layout.shapes), dtype=jnp.float32)
+    program = jax.jit(cut).lower(vector).compile().as_text()
+    assert program.count(" gather(") == 60
+    assert program.count(" slice(") < 60
