@@ -81,7 +81,9 @@ class Layout:
         for name, i in self.kept:
             leaves[i] = packed.arrays[name]
         for name, runs in self.vectors:
-            vector = _worked_out_once(packed.arrays[name])
+            vector = packed.arrays[name]
+            if sum(len(run.leaves) for run in runs) > 1:
+                vector = _worked_out_once(vector)
             for run in runs:
                 begin, size = run.begin, math.prod(run.shape)
                 for i in run.leaves:
@@ -229,7 +231,7 @@ def joined(parts: Sequence[jax.Array]) -> jax.Array:
 
 def _worked_out_once(x: jax.Array) -> jax.Array:
     """The same, which XLA won't work out anew in everything that is cut from it."""
-    if not x.size:
+    if x.size < 2:
         return x
     # On a CPU it drops barriers before it decides so. What it can't see through is a
     # condition: here one that is always true.

@@ -32,7 +32,7 @@ def inner_products(*trees: Any) -> list[list[jax.Array]]:
 
 
 def _inner_products(xs: Sequence[jax.Array]) -> list[list[jax.Array]]:
-    if xs[0].ndim == 1 and xs[0].size <= SHORT:
+    if xs[0].ndim == 1 and 32 < xs[0].size <= SHORT:
         # XLA makes three programs of a sum over a vector, and one of this.
         rows = jnp.stack(xs)
         gram = jnp.matmul(rows, rows.T, precision="highest")
