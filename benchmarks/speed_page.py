@@ -55,6 +55,8 @@ A step of training, in steps of SGD, of a small net (10,000 parameters in four a
                 yield from _memory(frames[name])
             if name == "leaves":
                 yield from _more_of_leaves(frames[name])
+            if name == "grid":
+                yield from _more_of_the_grid(frames[name])
             if name == "samples":
                 yield f"![Growth]({FIGURE})"
 
@@ -262,6 +264,18 @@ def against_others(frame: pd.DataFrame) -> pd.DataFrame:
     return rounded(pd.DataFrame(rows))
 
 
+def _grid(frame: pd.DataFrame) -> pd.DataFrame:
+    return pivot(frame, "milliseconds", "parameters", "leaves")
+
+
+def _more_of_the_grid(frame: pd.DataFrame) -> Iterator[str]:
+    """The other tables of that section."""
+    yield "Kernels that a step launches (those in the body of a loop once):"
+    yield in_markdown(pivot(frame, "kernels", "parameters", "leaves", cell="{:,.0f}"))
+    yield "Gigabytes a second at which an update moves the bytes that it must:"
+    yield in_markdown(pivot(frame, "gigabytes_per_second", "parameters", "leaves"))
+
+
 def _devices(frame: pd.DataFrame) -> pd.DataFrame:
     times = pivot(frame, "milliseconds", "devices")
     most = frame[frame["devices"] == frame["devices"].max()]
@@ -329,6 +343,14 @@ The time of a whole step, divided by that of as many gradients as it evaluates a
 nothing else (two for SAM and DSA, one for the others), on nets with skip connections.
 The aim was 1.02 where the gradient dominates.""",
         _steps,
+    ),
+    "grid": (
+        "By leaves and parameters",
+        """\
+Milliseconds of a step of training on eight rows, by the number of parameters and of
+leaves. It is meant for a GPU (`--sections grid` there, up to 100 million parameters):
+none was at hand, so that the CPU's figures stand here, up to a million.""",
+        _grid,
     ),
     "updates": (
         "An update alone, to its bytes",

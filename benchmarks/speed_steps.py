@@ -146,10 +146,11 @@ def count(params: Any) -> int:
 
 def parameters_of(size: Size) -> int:
     """How many its net has."""
-    return count(_shapes(size))
+    return count(shapes(size))
 
 
-def _shapes(size: Size) -> Any:
+def shapes(size: Size) -> Any:
+    """The shapes of its params."""
     # Without the net, whose numbers NumPy would draw.
     width = _width(size)
     w, b = (
@@ -165,7 +166,7 @@ def state_bytes(tx: optax.GradientTransformation, params: Any) -> int:
 
 def _fits(entrant: Entrant, size: Size) -> bool:
     """Not a state of many gigabytes, nor minutes of Newton and Schulz's iterations."""
-    small = state_bytes(entrant.make(), _shapes(size)) <= MOST_STATE
+    small = state_bytes(entrant.make(), shapes(size)) <= MOST_STATE
     return small and not (entrant.matrices and size.parameters > 1e7)
 
 
@@ -223,13 +224,13 @@ def steps(sizes: tuple[Size, ...] = SIZES, budget: float = 1.0) -> pd.DataFrame:
             step = train_step(entrant, size)
             floor = paired(step, floors[entrant.gradients], budget=budget)
             rows.append(
-                _unit(name, size)
+                unit(name, size)
                 | {
                     "rows": size.rows,
                     "milliseconds": floor.milliseconds,
                     "to_gradients": floor.ratio,
                     "to_sgd": paired(step, sgd, budget=budget).ratio,
-                    "state_bytes": state_bytes(entrant.make(), _shapes(size))
+                    "state_bytes": state_bytes(entrant.make(), shapes(size))
                     / parameters_of(size),
                 }
             )
@@ -238,11 +239,12 @@ def steps(sizes: tuple[Size, ...] = SIZES, budget: float = 1.0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _unit(name: str, size: Size) -> dict[str, Any]:
+def unit(name: str, size: Size) -> dict[str, Any]:
+    """What a row of a table begins with."""
     return {
         "optimizer": name,
         "parameters": parameters_of(size),
-        "leaves": len(jax.tree.leaves(_shapes(size))),
+        "leaves": len(jax.tree.leaves(shapes(size))),
     }
 
 
@@ -292,7 +294,7 @@ def updates(sizes: tuple[Size, ...] = SIZES, budget: float = 1.0) -> pd.DataFram
     rows = []
     for size in sizes:
         size = size._replace(rows=ROWS)
-        params, number = _shapes(size), parameters_of(size)
+        params, number = shapes(size), parameters_of(size)
         floors = {count: gradients(count, size) for count in (1, 2)}
         for name in ELEMENTWISE:
             entrant = ENTRANTS[name]
@@ -304,7 +306,7 @@ def updates(sizes: tuple[Size, ...] = SIZES, budget: float = 1.0) -> pd.DataFram
             added = whole.milliseconds - whole.beside
             copied = timed(copy_of(bytes_moved)).beside
             rows.append(
-                _unit(name, size)
+                unit(name, size)
                 | {
                     "nanoseconds": 1e6 * added / number,
                     "bytes": bytes_moved / number,

@@ -11,7 +11,7 @@ it sees a few arrays, whatever the number of leaves.
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -174,19 +174,20 @@ class Packed:
         return self.arrays or jnp.zeros([])
 
 
-def layout_of(params: Any, kept: Collection[str] | None = None) -> Layout:
+def layout_of(params: Any, kept: Held | None = None) -> Layout:
     """How params are packed.
 
     Args:
       params: any tree of arrays.
-      kept: the names in a state, for the layout that it was made with. None decides
+      kept: what a state keeps, for the layout that it was made with. None decides
         anew: what is large, or spread over devices (as far as it is known), is kept.
     """
     leaves, structure = jax.tree.flatten(params)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
+    names = set(kept) if isinstance(kept, dict) else set()
     alone, groups = [], {}  # type: ignore[var-annotated]
     for i, leaf in enumerate(leaves):
-        if _stays(leaf) if kept is None else str(i) in kept:
+        if _stays(leaf) if kept is None else str(i) in names:
             alone.append((str(i), i))
         else:
             shapes = groups.setdefault(leaf.dtype.name, {})

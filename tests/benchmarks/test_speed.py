@@ -11,6 +11,7 @@ import pytest
 from benchmarks import (
     speed,
     speed_cold,
+    speed_grid,
     speed_growth,
     speed_leaves,
     speed_page,
@@ -59,7 +60,7 @@ def test_a_step_goes_on_from_its_own_result_in_the_same_memory():
     ],
 )
 def test_the_bytes_that_must_move_are_each_array_once(name, bytes_each):
-    shapes = speed_steps._shapes(SMALL)
+    shapes = speed_steps.shapes(SMALL)
     found = speed_steps.moved(ENTRANTS[name], shapes)
     assert found / speed_steps.count(shapes) == pytest.approx(bytes_each, abs=0.2)
 
@@ -92,6 +93,13 @@ def test_every_entrant_descends(name):
     for _ in range(30):
         params, _ = step()
     assert float(speed_steps.loss(params, x, y)) < first
+
+
+def test_the_grid_has_a_row_an_optimizer_and_size(monkeypatch):
+    monkeypatch.setattr(speed_grid, "NAMES", ("sgd", "auto-light"))
+    table = speed_grid.grid((500, 1e12), layers=(2, 3), budget=0.01)  # the CPU's limit
+    assert list(table["leaves"]) == [4, 4, 6, 6]
+    assert (table[["milliseconds", "bytes", "kernels"]] > 0).all(axis=None)
 
 
 def test_exponents_are_those_of_a_power_law():
@@ -161,17 +169,26 @@ def test_a_goal_is_the_races():
     assert speed_cold.goal(race, "a") == (1.5, 0.2)
 
 
-def test_operations_of_fusions_count_too():
-    program = """
-    %fused (a: f32[]) -> f32[] {
-      %a = f32[] parameter(0)
-      ROOT %b.1 = f32[] negate(%a)
-    }
-    ENTRY %main {
-      ROOT c = f32[] fusion(%x), calls=%fused
-    }
-    """
-    assert speed_leaves.operations(program) == 3
+PROGRAM = """\
+%fused (a: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  ROOT %b.1 = f32[] negate(%a)
+}
+%body.2 (x: f32[3]) -> f32[3] {
+  %x = f32[3]{0} parameter(0)
+  ROOT %y = f32[3]{0} fusion(%x), kind=kLoop, calls=%fused
+}
+ENTRY %main (p: f32[3]) -> f32[3] {
+  %p = f32[3]{0} parameter(0)
+  %w = f32[3]{0} while(%p), condition=%cond, body=%body.2
+  ROOT c = (f32[3]{0}, f32[]) fusion(%w), calls=%fused
+}
+"""
+
+
+def test_operations_of_fusions_count_too_and_kernels_are_what_is_launched():
+    assert speed_leaves.operations(PROGRAM) == 7
+    assert speed_grid.kernels(PROGRAM) == 2
 
 
 def test_the_page_has_every_section_and_the_figure(tmp_path):
