@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -57,6 +58,12 @@ def test_the_race_is_whole():
     assert set(race["optimizer"]) == set(CONTENDERS)
     seeds = race.groupby(["problem", "optimizer"])["seed"].nunique().unstack()
     assert (seeds >= 3).all(axis=None)
+    starts = race[race["optimizer"] == "adam"].drop_duplicates(["problem", "seed"])
+    assert np.isfinite(starts["start_loss"]).all()
+    assert (starts.groupby("problem")["start_loss"].nunique() == 3).all()
+    # Someone got lower on each, and so had a gradient.
+    lowest = race.groupby("problem")["best_loss_300"].min()
+    assert (lowest < race.groupby("problem")["start_loss"].min()).all()
 
 
 def test_the_records_are_of_a_full_run(tabular):
