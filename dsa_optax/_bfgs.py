@@ -61,7 +61,11 @@ def bfgs_direction() -> optax.GradientTransformation:
 
     def init(params: Packed) -> BFGSState:
         flat = _flat(params)
-        like = params.layout.spread(sizes(params))
+        like = jax.tree.map(
+            lambda p, size: jnp.broadcast_to(size, p.shape),
+            params,
+            params.layout.spread(sizes(params)),
+        )
         return BFGSState(
             count=jnp.zeros([], jnp.int32),
             units=_flat(like).astype(flat.dtype),

@@ -106,7 +106,7 @@ class Layout:
         return _taken(joined(parts), np.argsort(self._order()))
 
     def spread(self, values: jax.Array) -> "Packed":
-        """A value of every leaf, for all its entries."""
+        """A value of every leaf for all its entries, or a scalar where it is kept."""
         values = _taken(values, self._order())
         arrays, done = {}, 0
         for name, runs in self.vectors:
@@ -117,8 +117,8 @@ class Layout:
                 rows = (len(run.leaves), math.prod(run.shape))
                 parts.append(jnp.broadcast_to(each, rows).ravel())
             arrays[name] = joined(parts)
-        for name, i in self.kept:
-            arrays[name] = jnp.broadcast_to(values[done], self.shapes[i])
+        for name, _ in self.kept:
+            arrays[name] = values[done]  # a scalar, which any sharding goes with
             done += 1
         return Packed(arrays, self)
 
@@ -218,8 +218,10 @@ def _is_spread(leaf: jax.Array) -> bool:
     if not isinstance(leaf, jax.core.Tracer):
         return not leaf.sharding.is_fully_replicated
     sharding = jax.typeof(leaf).sharding
-    manual = jax.sharding.AxisType.Manual in sharding.mesh.axis_types
-    return manual or any(axis is not None for axis in sharding.spec)
+    if set(sharding.mesh.axis_types) == {jax.sharding.AxisType.Explicit}:
+        return any(axis is not None for axis in sharding.spec)
+    # What is being traced may hide it, and there is nothing to hide on one device.
+    return jax.device_count() > 1
 
 
 def joined(parts: Sequence[jax.Array]) -> jax.Array:
