@@ -20,12 +20,12 @@ from jax.typing import ArrayLike
 from dsa_optax import _checks, _rules
 from dsa_optax._packed import Core, Layout, Packed, joined, on_trees
 from dsa_optax._sizes import inner_product, room, root_mean_squares, size_of_all, sizes
+from dsa_optax._skeleton import step, working_precision
 from dsa_optax._state import (
     LEAST_LOG2_LR,
     AdaptState,
     filled_like,
     rates_dtype,
-    widest,
 )
 from dsa_optax._step_back import step_back
 
@@ -280,7 +280,7 @@ def adapted(
             count=jnp.zeros([], jnp.int32),
             log2_lr=log2_lr,
             searching=jax.tree.map(lambda rate: rate == rate, log2_lr),
-            compass=_working_precision(jax.tree.map(jnp.zeros_like, params), dtype),
+            compass=working_precision(jax.tree.map(jnp.zeros_like, params), log2_lr),
             sizes=sizes(params),
             inner=inner.init(params),
             start=start,
@@ -307,7 +307,7 @@ def adapted(
         updates: Packed, state: AdaptState, params: Packed, **extra_args: Any
     ) -> tuple[Packed, AdaptState]:
         layout = params.layout
-        grads = _working_precision(updates, dtype)
+        grads = working_precision(updates, state.log2_lr)
         # What the rates follow has no derivative of use, nor always a finite one.
         ratios = jax.lax.stop_gradient(rates.product(grads, state.compass))
         too_far = jax.tree.map(lambda ratio: ~(ratio >= 0), ratios)
@@ -316,14 +316,14 @@ def adapted(
         directions, inner_state = inner.update(
             updates, state.inner, params, **extra_args
         )
-        directions = _working_precision(directions, dtype)
+        directions = working_precision(directions, log2_lr)
         directions = jax.tree.map(_finite_or_zero, directions)
         if granularity == "parameter":
             directions = jax.tree.map(_still_where, too_far, directions)
         if max_relative_step is None:
             most = jax.tree.map(lambda rate: jnp.asarray(jnp.inf, dtype), log2_lr)
         else:
-            reached = _working_precision(params, dtype)
+            reached = working_precision(params, log2_lr)
             allowed = rates.each(room(reached, state.sizes, max_relative_step), layout)
             most = jax.tree.map(longest, allowed, rates.length(directions))
             most = jax.lax.stop_gradient(rates.least(most))
@@ -332,7 +332,8 @@ def adapted(
         slopes = rates.product(grads, directions)
         compass = jax.tree.map(_over_slope, rates.spread(slopes, layout), directions)
         step_sizes = rates.spread(jax.tree.map(_step_size, log2_lr), layout)
-        return jax.tree.map(_step, step_sizes, directions, params), state._replace(
+        # An inner optimizer's update points down already.
+        return step(jnp.negative, step_sizes, directions, params), state._replace(
             count=optax.safe_increment(state.count),
             log2_lr=log2_lr,
             searching=jax.tree.map(lambda s, far: s & ~far, state.searching, too_far),
@@ -410,11 +411,6 @@ def _refuse_uphill(inner: optax.GradientTransformationExtraArgs) -> None:
         )
 
 
-def _working_precision(packed: Packed, dtype: jnp.dtype) -> Packed:
-    """In its own dtype or the rates', whichever is wider."""
-    return jax.tree.map(lambda x: x.astype(widest(dtype, x.dtype)), packed)
-
-
 def _finite_or_zero(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(x), x, 0)
 
@@ -435,11 +431,3 @@ def _over_slope(slope: jax.Array, direction: jax.Array) -> jax.Array:
 
 def _step_size(rate: jax.Array) -> jax.Array:
     return _rules.exponential_step_size(rate, 1.0)
-
-
-def _step(step_size: jax.Array, direction: jax.Array, param: jax.Array) -> jax.Array:
-    """2^η d: an inner optimizer's update points down already."""
-    # In the dtype of the rates, so that `learning_rates` gives the very length.
-    moved = (step_size.astype(direction.dtype) * direction).astype(param.dtype)
-    # A step too long for the dtype isn't taken: it could never be taken back.
-    return jnp.where(jnp.isfinite(moved), moved, jnp.zeros_like(moved))
