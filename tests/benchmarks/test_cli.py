@@ -6,13 +6,16 @@ import pandas as pd
 import pytest
 
 from benchmarks import __main__ as cli
-from benchmarks import ablations, data, fractional_pool_speed, full_batch, page
-from benchmarks.case_claims import CASE_CLAIMS
-from benchmarks.image_page import image_sections
-from benchmarks.optimizers import OPTIMIZERS
-from benchmarks.records import RUN
-from benchmarks.tabular import recorded_epochs
-from benchmarks.tabular_claims import CLAIMS as TABULAR_CLAIMS
+from benchmarks.paper import ablations, page
+from benchmarks.paper import command as paper
+from benchmarks.paper.case_claims import CASE_CLAIMS
+from benchmarks.paper.images.page import image_sections
+from benchmarks.paper.tabular import recorded_epochs
+from benchmarks.paper.tabular_claims import CLAIMS as TABULAR_CLAIMS
+from benchmarks.shared.data import tables
+from benchmarks.shared.optimizers.defaults import OPTIMIZERS
+from benchmarks.shared.records import RUN
+from benchmarks.speed import gradients_in_parts, pooling
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -36,9 +39,9 @@ def test_output_may_stand_before_the_command(tmp_path):
 
 def test_no_arguments_runs_what_needs_no_download(monkeypatch, tmp_path, capsys):
     called = []
-    monkeypatch.setattr(cli, "run_tabular", lambda *a: called.append(a[1:]))
-    monkeypatch.setattr(cli, "run_case_studies", lambda *a: called.append("cases"))
-    monkeypatch.setattr(cli, "run_sensitivity", lambda *a: called.append("sens"))
+    monkeypatch.setattr(paper, "run_tabular", lambda *a: called.append(a[1:]))
+    monkeypatch.setattr(paper, "run_case_studies", lambda *a: called.append("cases"))
+    monkeypatch.setattr(paper, "run_sensitivity", lambda *a: called.append("sens"))
     assert cli.main(["--output", str(tmp_path)]) == 0
     assert called == [
         (("iris", "wine"), list(OPTIMIZERS), 10, 100, None),
@@ -116,7 +119,7 @@ def made_up_records(experiment, optimizers, datasets, epochs):
 def full_run(tmp_path_factory):
     """A folder as a full run leaves it, its tables made up, its cases real."""
     folder = tmp_path_factory.mktemp("full")
-    tabular = made_up_records("tabular", OPTIMIZERS, data.DATASETS, 1000)
+    tabular = made_up_records("tabular", OPTIMIZERS, tables.DATASETS, 1000)
     tabular.to_csv(folder / "tabular.csv", index=False)
     pd.concat(
         made_up_records(experiment, optimizers, ablations.DATASETS, ablations.EPOCHS)
@@ -173,7 +176,7 @@ def test_ctrl_c_says_that_the_run_can_go_on(monkeypatch, capsys):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run_sensitivity", interrupted)
+    monkeypatch.setattr(paper, "run_sensitivity", interrupted)
     assert cli.main(["sensitivity"]) == 130
     assert "goes on from here" in capsys.readouterr().err
 
@@ -188,10 +191,12 @@ def test_page_without_records_says_what_to_run(tmp_path, capsys):
 @pytest.mark.slow
 def test_costs_are_measured_and_recorded(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        full_batch, "measure", partial(full_batch.measure, batches=(1, 2), repeats=1)
+        gradients_in_parts,
+        "measure",
+        partial(gradients_in_parts.measure, batches=(1, 2), repeats=1),
     )
-    speed = partial(fractional_pool_speed.speed, batch=2, channels=2, repeats=1)
-    monkeypatch.setattr(fractional_pool_speed, "speed", speed)
+    speed = partial(pooling.speed, batch=2, channels=2, repeats=1)
+    monkeypatch.setattr(pooling, "speed", speed)
     assert cli.main(["costs", "--output", str(tmp_path)]) == 0
     assert "microbatched" in capsys.readouterr().out
     assert len(pd.read_csv(tmp_path / "full_batch.csv")) == 2 * 3

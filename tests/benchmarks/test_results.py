@@ -7,9 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import data, minibatch_page, page, race_page
-from benchmarks.optimizers import OPTIMIZERS
-from benchmarks.race_contenders import CONTENDERS
+from benchmarks.minibatches import page as minibatch_page
+from benchmarks.paper import page
+from benchmarks.race import page as race_page
+from benchmarks.shared.data import tables
+from benchmarks.shared.optimizers.contenders import CONTENDERS
+from benchmarks.shared.optimizers.defaults import OPTIMIZERS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -69,9 +72,9 @@ def test_the_race_is_whole():
 def test_the_records_are_of_a_full_run(tabular):
     final = tabular[tabular["epoch"] == 1000]
     seeds = final.groupby(["dataset", "optimizer"])["seed"].nunique()
-    assert set(final["dataset"]) == set(data.DATASETS)
+    assert set(final["dataset"]) == set(tables.DATASETS)
     assert set(final["optimizer"]) == set(OPTIMIZERS)
-    assert len(seeds) == len(data.DATASETS) * len(OPTIMIZERS)
+    assert len(seeds) == len(tables.DATASETS) * len(OPTIMIZERS)
     assert (seeds >= 10).all()
 
 

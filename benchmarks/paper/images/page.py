@@ -1,0 +1,66 @@
+"""The results page's sections on images, batch sizes and costs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.paper.images import batch_sizes, runs
+from benchmarks.shared.tables import in_markdown, rounded
+
+
+def image_sections(output: Path) -> Iterator[str]:
+    """What the records in `output` have on images; nothing where there are none."""
+    if (path := output / "images.csv").exists():
+        yield from _nets(pd.read_csv(path))
+    if (path := output / "batch_sizes.csv").exists():
+        yield from _batch_sizes(pd.read_csv(path))
+    if (path := output / "full_batch.csv").exists():
+        yield from _full_batch(pd.read_csv(path))
+    if (path := output / "fractional_pool.csv").exists():
+        yield from _fractional_pool(pd.read_csv(path))
+
+
+def _nets(records: pd.DataFrame) -> Iterator[str]:
+    devices = ", ".join(records["device"].unique())
+    yield "## Images (Tables 1, 2, 4 to 6, Fig. 8)"
+    yield f"""\
+By `python -m benchmarks images --output benchmarks/results` ({devices}). DSA is the
+paper's method: epochs of mini-batches with Adamax, then full-batch updates with DSA,
+one an "epoch". The rivals take mini-batches all the way. A gradient evaluation is a
+pass over the training set. Scores are per cent on the test images."""
+    for (dataset, model), _ in records.groupby(["dataset", "model"], sort=False):
+        for title, table in runs.tables(records, str(dataset), str(model)):
+            yield f"### {title}"
+            yield in_markdown(table)
+    if (records["model"] == "dnn").any():
+        yield "![Training loss of the light net](fig8_dnn_loss.png)"
+
+
+def _batch_sizes(records: pd.DataFrame) -> Iterator[str]:
+    yield "## From which batch size on DSA makes sense"
+    yield f"""\
+The light net on {records["dataset"].iloc[0].upper()}, each optimizer at its default,
+{records["gradient_evaluations"].max()} passes of gradient evaluations at every batch
+size (seeds: {records["seed"].nunique()}): training loss (test accuracy)."""
+    yield in_markdown(batch_sizes.table(records))
+    yield "![Training loss by batch size](batch_sizes.png)"
+
+
+def _full_batch(records: pd.DataFrame) -> Iterator[str]:
+    yield "## What a full-batch gradient in parts costs"
+    device = records["device"].iloc[0]
+    yield f"""\
+By `python -m benchmarks costs --output benchmarks/results` ({device}): a net of one
+hidden layer, batches of 256 rows, the last of 200. `temp_bytes` is the memory that XLA
+sets aside besides arguments and results, ratio the time beside one call's, error the
+largest difference from the gradient in float64, relative to its leaf's largest."""
+    yield in_markdown(rounded(records.drop(columns="device")))
+
+
+def _fractional_pool(records: pd.DataFrame) -> Iterator[str]:
+    yield "## Fractional max-pooling beside Flax's max_pool"
+    yield f"""\
+By the same command ({records["device"].iloc[0]}): 64 float32 images of 28×28 with 32
+channels; ratio is the time beside `flax.linen.max_pool`'s, to 14×14."""
+    yield in_markdown(rounded(records.drop(columns="device")))

@@ -1,0 +1,17 @@
+"""Loss trends, each with a twin whose axis is gradient evaluations."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from benchmarks.shared.files import replacing
+
+# Okabe and Ito's palette, which the colour-blind can tell apart; DSA's is kept for it.
+DSA_COLOR = "#D55E00"
+OTHER_COLORS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes the figure in one move, so that no half of it is ever seen."""
+    with replacing(path) as file:
+        figure.savefig(file, dpi=120, format="png")
