@@ -8,7 +8,6 @@ probe is needed: every step is the probe of the next one.
     step    θ' = θ + 2^η' · d(g)
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -18,15 +17,11 @@ import optax
 from jax.typing import ArrayLike
 
 from dsa_optax import _checks, _rules
-from dsa_optax._packed import Core, Layout, Packed, joined, on_trees
-from dsa_optax._sizes import inner_product, room, root_mean_squares, size_of_all, sizes
+from dsa_optax._granularity import RATES, Rates
+from dsa_optax._packed import Core, Layout, Packed, on_trees
+from dsa_optax._sizes import room, sizes
 from dsa_optax._skeleton import step, working_precision
-from dsa_optax._state import (
-    LEAST_LOG2_LR,
-    AdaptState,
-    filled_like,
-    rates_dtype,
-)
+from dsa_optax._state import LEAST_LOG2_LR, AdaptState, rates_dtype
 from dsa_optax._step_back import step_back
 
 Granularity: TypeAlias = Literal["parameter", "tensor", "global"]
@@ -35,92 +30,17 @@ FIRST_LOG2_LR = -10.0
 """What a rate begins with for a tensor of size 1."""
 
 
-class _Rates(NamedTuple):
-    """How many rates there are, and what one of them stands for.
+class Options(NamedTuple):
+    """What `adapt` takes; a `max_relative_step` of None bounds no step."""
 
-    Rates, and what there is one of for each, are `Packed` (with one a parameter), a
-    vector (one a tensor), or a scalar.
-
-    Attributes:
-      sizes: from the params to the sizes of what has a start of its own.
-      like: from the params and such starts to rates.
-      product: the scalar products over what each rate is for.
-      length: of packed directions, what a rate multiplies.
-      each: from a value of every tensor to what such lengths are compared with.
-      least: from a comparison of every length to the least for each rate.
-      spread: from rates and the layout to one for every parameter.
-      tree: from rates and the layout to the tree that users see.
-      of_tree: back again, with the params.
-    """
-
-    sizes: Callable[[Packed], jax.Array]
-    like: Callable[[Packed, jax.Array], Any]
-    product: Callable[[Packed, Packed], Any]
-    length: Callable[[Packed], Any]
-    each: Callable[[jax.Array, Layout], Any]
-    least: Callable[[Any], Any]
-    spread: Callable[[Any, Layout], Packed]
-    tree: Callable[[Any, Layout], Any]
-    of_tree: Callable[[Any, Packed], Any]
-
-
-def _as_it_is(x: Any, _: Layout | Packed | None = None) -> Any:
-    return x
-
-
-def _spread(values: jax.Array, layout: Layout) -> Packed:
-    return layout.spread(values)
-
-
-def _packed(rates: optax.Params, params: Packed) -> Packed:
-    _checks.rates("state (its rates)", rates, params.layout.like(params))
-    return params.layout.pack(rates)
-
-
-def _vector(rates: Any, params: Packed) -> jax.Array:
-    layout = params.layout
-    scalars = jax.tree.unflatten(layout.structure, [0.0] * len(layout.shapes))
-    _checks.rates("state (its rates)", rates, scalars)
-    return joined([rate[None] for rate in jax.tree.leaves(rates)])
-
-
-_RATES: dict[str, _Rates] = {
-    "parameter": _Rates(
-        sizes=sizes,
-        like=lambda params, starts: jax.tree.map(
-            filled_like, params, params.layout.spread(starts)
-        ),
-        product=partial(jax.tree.map, jnp.multiply),
-        length=partial(jax.tree.map, jnp.abs),
-        each=_spread,
-        least=_as_it_is,
-        spread=_as_it_is,
-        tree=lambda rates, layout: layout.unpack(rates),
-        of_tree=_packed,
-    ),
-    "tensor": _Rates(
-        sizes=sizes,
-        like=lambda params, starts: jnp.array(starts),
-        product=lambda x, y: x.layout.sums(jax.tree.map(jnp.multiply, x, y)),
-        length=root_mean_squares,
-        each=_as_it_is,
-        least=_as_it_is,
-        spread=_spread,
-        tree=lambda rates, layout: layout.tree(rates),
-        of_tree=_vector,
-    ),
-    "global": _Rates(
-        sizes=size_of_all,
-        like=lambda params, start: jnp.array(start),
-        product=inner_product,
-        length=root_mean_squares,
-        each=_as_it_is,
-        least=partial(jnp.min, initial=jnp.inf),
-        spread=lambda rate, layout: layout.every(rate),
-        tree=_as_it_is,
-        of_tree=_as_it_is,
-    ),
-}
+    init_log2_lr: ArrayLike | None = None
+    decrease: ArrayLike = 1.0
+    increase: ArrayLike = 0.3
+    first_increase: ArrayLike = 1.0
+    min_log2_lr: ArrayLike = LEAST_LOG2_LR
+    max_log2_lr: ArrayLike = 126.0
+    max_relative_step: ArrayLike | None = 0.2
+    state_dtype: Any | None = None
 
 
 def adapt(
@@ -159,8 +79,8 @@ def adapt(
     Where the whole step ends at a slope a hundred times as steep, or a thousand times
     downhill, or where the gradient (or the `value`, if `update` is given it) isn't
     finite and was before, it led across a wall or a pole: in place of the next step the
-    last one is shortened, to a tenth or to where the secant says (1/32 at the least),
-    and the rates fall by as much. The inner optimizer never sees that gradient.
+    last one is shortened, to a 32nd where it ended uphill and else to a tenth, and the
+    rates fall by as much. The inner optimizer never sees that gradient.
 
     For full-batch training; with one rate a tensor, or for all, also for mini-batches.
     There noise moves the rates, mostly down: start near the inner optimizer's usual
@@ -224,57 +144,27 @@ def adapt(
       Differentiable Self-Adaptive Learning Rate, Eq. 7 (Appendix A), for any direction;
       Eq. 6 (Sec. 2.2.4).
     """
-    _check_options(
-        granularity,
+    options = Options(
         init_log2_lr,
+        decrease,
+        increase,
+        first_increase,
         min_log2_lr,
         max_log2_lr,
-        decrease=decrease,
-        increase=increase,
-        first_increase=first_increase,
-        max_relative_step=max_relative_step,
+        max_relative_step,
+        state_dtype,
     )
-    inner = optax.with_extra_args_support(inner)
-    return step_back(
-        adapted(
-            on_trees(inner)._replace(refuse=partial(_refuse_uphill, inner)),
-            granularity,
-            init_log2_lr=init_log2_lr,
-            decrease=decrease,
-            increase=increase,
-            first_increase=first_increase,
-            min_log2_lr=min_log2_lr,
-            max_log2_lr=max_log2_lr,
-            max_relative_step=max_relative_step,
-            state_dtype=state_dtype,
-        )
-    )
+    _check(granularity, options)
+    core = on_trees(inner)._replace(refuse=partial(_refuse_uphill, inner))
+    return step_back(adapted(core, granularity, options))
 
 
-def adapted(
-    inner: Core,
-    granularity: Granularity,
-    *,
-    init_log2_lr: ArrayLike | None = None,
-    decrease: ArrayLike = 1.0,
-    increase: ArrayLike = 0.3,
-    first_increase: ArrayLike = 1.0,
-    min_log2_lr: ArrayLike = LEAST_LOG2_LR,
-    max_log2_lr: ArrayLike = 126.0,
-    max_relative_step: ArrayLike | None = 0.2,
-    state_dtype: Any | None = None,
-) -> Core:
-    """What `adapt` is of packed params; None bounds no step."""
-    rates, dtype = _RATES[granularity], rates_dtype(state_dtype)
-
-    def first(sizes: jax.Array) -> jax.Array:
-        if init_log2_lr is not None:
-            return jnp.full(sizes.shape, init_log2_lr, dtype)
-        natural = FIRST_LOG2_LR + jnp.log2(sizes).astype(dtype)
-        return jnp.clip(natural, min_log2_lr, max_log2_lr).astype(dtype)
+def adapted(inner: Core, granularity: Granularity, options: Options) -> Core:
+    """What `adapt` is of packed params."""
+    rates, dtype = RATES[granularity], rates_dtype(options.state_dtype)
 
     def init(params: Packed) -> AdaptState:
-        start = first(rates.sizes(params))
+        start = _first(options, rates.sizes(params), dtype)
         log2_lr = rates.like(params, start)
         return AdaptState(
             count=jnp.zeros([], jnp.int32),
@@ -284,50 +174,27 @@ def adapted(
             sizes=sizes(params),
             inner=inner.init(params),
             start=start,
-            floor=jnp.array(min_log2_lr, dtype),
-            ceiling=jnp.array(max_log2_lr, dtype),
+            floor=jnp.array(options.min_log2_lr, dtype),
+            ceiling=jnp.array(options.max_log2_lr, dtype),
         )
-
-    def turned(rate: jax.Array, searching: jax.Array, ratio: jax.Array) -> jax.Array:
-        up = jnp.where(searching, first_increase, increase)
-        return _rules.secant_adaptation(rate, ratio, decrease=decrease, increase=up)
-
-    def longest(allowed: jax.Array, length: jax.Array) -> jax.Array:
-        length = jnp.maximum(length, jnp.finfo(length.dtype).tiny)
-        return jnp.log2(allowed).astype(length.dtype) - jnp.log2(length)
-
-    def bounded(rate: jax.Array, most: jax.Array) -> jax.Array:
-        # A length that is no number bounds nothing, and none takes a rate to −∞.
-        highest = jnp.asarray(max_log2_lr, rate.dtype)
-        ceiling = jnp.fmin(jnp.asarray(most, rate.dtype), highest)
-        raised = jnp.maximum(rate, jnp.asarray(min_log2_lr, rate.dtype))
-        return jnp.maximum(jnp.minimum(raised, ceiling), LEAST_LOG2_LR)
 
     def update(
         updates: Packed, state: AdaptState, params: Packed, **extra_args: Any
     ) -> tuple[Packed, AdaptState]:
-        layout = params.layout
-        grads = working_precision(updates, state.log2_lr)
-        # What the rates follow has no derivative of use, nor always a finite one.
+        layout, grads = params.layout, working_precision(updates, state.log2_lr)
+
+        # −⟨g, d₋⟩ / |⟨g₋, d₋⟩|: it has no derivative of use, nor always a finite one.
         ratios = jax.lax.stop_gradient(rates.product(grads, state.compass))
         too_far = jax.tree.map(lambda ratio: ~(ratio >= 0), ratios)
+        turned = partial(_turned, options)
         log2_lr = jax.tree.map(turned, state.log2_lr, state.searching, ratios)
 
-        directions, inner_state = inner.update(
-            updates, state.inner, params, **extra_args
-        )
-        directions = working_precision(directions, log2_lr)
-        directions = jax.tree.map(_finite_or_zero, directions)
+        raw, inner_state = inner.update(updates, state.inner, params, **extra_args)
+        directions = jax.tree.map(_finite_or_zero, working_precision(raw, log2_lr))
         if granularity == "parameter":
             directions = jax.tree.map(_still_where, too_far, directions)
-        if max_relative_step is None:
-            most = jax.tree.map(lambda rate: jnp.asarray(jnp.inf, dtype), log2_lr)
-        else:
-            reached = working_precision(params, log2_lr)
-            allowed = rates.each(room(reached, state.sizes, max_relative_step), layout)
-            most = jax.tree.map(longest, allowed, rates.length(directions))
-            most = jax.lax.stop_gradient(rates.least(most))
-        log2_lr = jax.tree.map(bounded, log2_lr, most)
+        most = _most(options, rates, directions, log2_lr, state.sizes, params)
+        log2_lr = jax.tree.map(partial(_bounded, options), log2_lr, most)
 
         slopes = rates.product(grads, directions)
         compass = jax.tree.map(_over_slope, rates.spread(slopes, layout), directions)
@@ -366,27 +233,71 @@ def adapted(
     return Core(init, update, opened, closed, inner.refuse)
 
 
-def _check_options(
-    granularity: str,
-    init_log2_lr: ArrayLike | None,
-    min_log2_lr: ArrayLike,
-    max_log2_lr: ArrayLike,
-    **not_negative: ArrayLike,
-) -> None:
-    _checks.one_of("granularity", granularity, tuple(_RATES))
-    examples = {"increase": 0.3, "max_relative_step": 0.2}
-    for name, value in not_negative.items():
-        _checks.scalar(name, value, examples.get(name, 1.0), low=0.0)
-    _checks.scalar("min_log2_lr", min_log2_lr, LEAST_LOG2_LR)
-    _checks.scalar("max_log2_lr", max_log2_lr, 126.0)
-    _checks.ordered("min_log2_lr", min_log2_lr, "max_log2_lr", max_log2_lr)
-    if init_log2_lr is not None:
-        _checks.scalar("init_log2_lr", init_log2_lr, FIRST_LOG2_LR)
-        _checks.ordered("min_log2_lr", min_log2_lr, "init_log2_lr", init_log2_lr)
-        _checks.ordered("init_log2_lr", init_log2_lr, "max_log2_lr", max_log2_lr)
+def _first(options: Options, sizes: jax.Array, dtype: Any) -> jax.Array:
+    """η₀ for tensors of such sizes."""
+    if options.init_log2_lr is not None:
+        return jnp.full(sizes.shape, options.init_log2_lr, dtype)
+    natural = FIRST_LOG2_LR + jnp.log2(sizes).astype(dtype)
+    bounds = options.min_log2_lr, options.max_log2_lr
+    return jnp.clip(natural, *bounds).astype(dtype)
 
 
-def _refuse_uphill(inner: optax.GradientTransformationExtraArgs) -> None:
+def _turned(
+    options: Options, rate: jax.Array, searching: jax.Array, ratio: jax.Array
+) -> jax.Array:
+    """adapt(η, ratio of the slopes)."""
+    up = jnp.where(searching, options.first_increase, options.increase)
+    return _rules.secant_adaptation(rate, ratio, decrease=options.decrease, increase=up)
+
+
+def _most(
+    options: Options,
+    rates: Rates,
+    directions: Packed,
+    log2_lr: Any,
+    sizes: jax.Array,
+    params: Packed,
+) -> Any:
+    """The log2 of how often a step may be as long as its direction, for every rate."""
+    if options.max_relative_step is None:
+        return jax.tree.map(lambda rate: jnp.full_like(rate, jnp.inf), log2_lr)
+
+    def ratio(allowed: jax.Array, length: jax.Array) -> jax.Array:
+        length = jnp.maximum(length, jnp.finfo(length.dtype).tiny)
+        return jnp.log2(allowed).astype(length.dtype) - jnp.log2(length)
+
+    reached = working_precision(params, log2_lr)
+    allowed = room(reached, sizes, options.max_relative_step)
+    lengths = rates.length(directions)
+    most = jax.tree.map(ratio, rates.each(allowed, params.layout), lengths)
+    return jax.lax.stop_gradient(rates.least(most))
+
+
+def _bounded(options: Options, rate: jax.Array, most: jax.Array) -> jax.Array:
+    # A length that is no number bounds nothing, and none takes a rate to −∞.
+    highest = jnp.asarray(options.max_log2_lr, rate.dtype)
+    ceiling = jnp.fmin(jnp.asarray(most, rate.dtype), highest)
+    raised = jnp.maximum(rate, jnp.asarray(options.min_log2_lr, rate.dtype))
+    return jnp.maximum(jnp.minimum(raised, ceiling), LEAST_LOG2_LR)
+
+
+def _check(granularity: str, options: Options) -> None:
+    _checks.one_of("granularity", granularity, tuple(RATES))
+    examples = Options(max_relative_step=0.2)._asdict()
+    given = options._asdict()
+    for name in ("decrease", "increase", "first_increase", "max_relative_step"):
+        _checks.scalar(name, given[name], examples[name], low=0.0)
+    lowest, highest = (given[name] for name in ("min_log2_lr", "max_log2_lr"))
+    _checks.scalar("min_log2_lr", lowest, LEAST_LOG2_LR)
+    _checks.scalar("max_log2_lr", highest, 126.0)
+    _checks.ordered("min_log2_lr", lowest, "max_log2_lr", highest)
+    if (first := options.init_log2_lr) is not None:
+        _checks.scalar("init_log2_lr", first, FIRST_LOG2_LR)
+        _checks.ordered("min_log2_lr", lowest, "init_log2_lr", first)
+        _checks.ordered("init_log2_lr", first, "max_log2_lr", highest)
+
+
+def _refuse_uphill(inner: optax.GradientTransformation) -> None:
     """Raises ValueError for directions such as `optax.scale_by_adam` gives.
 
     Below `adapt` they would stand still, without a word. What can't be tried on one

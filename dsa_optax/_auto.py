@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from dsa_optax import _checks
-from dsa_optax._adapt import adapted
+from dsa_optax._adapt import Options, adapted
 from dsa_optax._bfgs import BFGSState, bfgs_direction
 from dsa_optax._blend import sum_of_parts
 from dsa_optax._lbfgs import LBFGSState, lbfgs_direction
@@ -43,8 +43,7 @@ def auto_dsa(
     pole, or to where the gradient isn't finite is taken back, and tried shorter. Rates
     and bounds are relative to the size that each tensor begins with, so that the units
     of the params (in float32 from 1e-18 to 1e18) don't matter, but to L-BFGS those of
-    tensors beside each other. An update
-    costs one gradient.
+    tensors beside each other. An update costs one gradient.
 
     For full-batch training, and for the polishing after mini-batches. On mini-batches
     themselves use the second direction alone, with numbers that suit their noise:
@@ -98,27 +97,19 @@ def auto_dsa(
             'it, as static_args="memory_size".'
         )
     _checks.count("memory_size", memory_size, 30)
+    options = Options(state_dtype=state_dtype)
     parts = [
-        adapted(on_packed(_descend_by_sign()), "parameter", state_dtype=state_dtype),
-        adapted(
-            muon_direction(muon_weight_dimension_numbers),
-            "tensor",
-            state_dtype=state_dtype,
-        ),
+        adapted(on_packed(_descend_by_sign()), "parameter", options),
+        adapted(muon_direction(muon_weight_dimension_numbers), "tensor", options),
     ]
     if memory_size:
-        # A quasi-Newton step is meant to be taken whole, and no longer.
-        direction = optax.chain(_quasi_newton(memory_size), within_reach(0.2))
-        parts.append(
-            adapted(
-                on_packed(direction),
-                "global",
-                init_log2_lr=-2.0,
-                max_log2_lr=0.0,
-                max_relative_step=None,  # the direction is within it already
-                state_dtype=state_dtype,
-            )
+        # A quasi-Newton step is meant to be taken whole, and no longer; and the
+        # direction is within its bound already.
+        whole = options._replace(
+            init_log2_lr=-2.0, max_log2_lr=0.0, max_relative_step=None
         )
+        direction = optax.chain(_quasi_newton(memory_size), within_reach(0.2))
+        parts.append(adapted(on_packed(direction), "global", whole))
     return step_back(sum_of_parts(*parts))
 
 

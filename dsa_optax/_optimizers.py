@@ -126,84 +126,48 @@ def dsa(
       Differentiable Self-Adaptive Learning Rate, Eq. 6 (Sec. 2.2.4) and Algorithm 1
       (Appendix B); its defaults are from Sec. 3.1.
     """
-    _checks.scalar("init_log2_lr", init_log2_lr, -12.0)
+    bounds = _bounds(init_log2_lr, min_log2_lr, max_log2_lr)
     _checks.schedule("decrease", decrease, 0.6)
     _checks.schedule("increase", increase, 0.3)
     _checks.schedule("learning_rate", learning_rate, 1.0)
     _checks.scalar("eps", eps, 1e-8, low=0)
-    _checks.scalar("min_log2_lr", min_log2_lr, -126.0)
-    _checks.scalar("max_log2_lr", max_log2_lr, 126.0)
     _checks.schedule("weight_decay", weight_decay, 1e-4)
-    _checks.ordered("min_log2_lr", min_log2_lr, "max_log2_lr", max_log2_lr)
-    _checks.ordered("min_log2_lr", min_log2_lr, "init_log2_lr", init_log2_lr)
-    _checks.ordered("init_log2_lr", init_log2_lr, "max_log2_lr", max_log2_lr)
     _checks.one_of("zero_product", zero_product, ("drift", "hold"))
-    bounds = (init_log2_lr, min_log2_lr, max_log2_lr)
-    allowed: Interval | Lattice
-    if state_dtype is not None and jnp.dtype(state_dtype) in COUNTS:
-        drifts, counts = zero_product == "drift", jnp.dtype(state_dtype)
-        allowed = lattice(*bounds, decrease, increase, drifts=drifts, counts=counts)
-        if isinstance(eps, jax.core.Tracer) or np.asarray(eps) != 0:
-            raise ValueError(
-                f"`eps` must be 0, and known beforehand, for `state_dtype` "
-                f"{counts.name}, got {eps}: write eps=0 (in optax.inject_hyperparams "
-                "among the static_args), or leave `state_dtype` out."
-            )
-    else:
-        allowed = Interval(*bounds, rates_dtype(state_dtype))
-
-    def state(count: jax.Array, log2_lr: optax.Params, lr_at: jax.Array) -> DSAState:
-        # jnp.array copies: a train step that donates its state must not take the
-        # caller's hyper-parameters with it.
-        floor, ceiling = map(jnp.array, allowed.bounds())
-        return DSAState(
-            count=count,
-            log2_lr=log2_lr,
-            lr_scale=jnp.array(_at(learning_rate, lr_at), allowed.dtype),
-            start=jnp.array(init_log2_lr, allowed.dtype),
-            unit=jnp.array(allowed.unit, allowed.dtype),
-            floor=floor,
-            ceiling=ceiling,
-        )
+    holds, strides = zero_product == "hold", (decrease, increase)
+    allowed = _allowed(bounds, strides, eps, holds, state_dtype)
 
     def init(params: optax.Params) -> DSAState:
         count = jnp.zeros([], jnp.int32)
-        return state(count, filled_like(params, allowed.first()), count)
+        held = filled_like(params, allowed.first())
+        return _dsa_state(count, held, _at(learning_rate, count), allowed)
 
     def next_state(old: DSAState, log2_lr: optax.Params) -> DSAState:
-        held = jax.tree.map(allowed.held, log2_lr)
-        return state(optax.safe_increment(old.count), held, old.count)
+        count, held = (
+            optax.safe_increment(old.count),
+            jax.tree.map(allowed.held, log2_lr),
+        )
+        return _dsa_state(count, held, _at(learning_rate, old.count), allowed)
 
     def rule_at(count: jax.Array) -> _rules.Rule:
-        def adapt(rate: jax.Array, probe_grad: jax.Array, grad: jax.Array) -> jax.Array:
-            adapted = _rules.exponential_adaptation(
-                rate,
-                _rules.agreement(probe_grad, grad, eps),
-                decrease=_at(decrease, count),
-                increase=_at(increase, count),
-                hold_at_zero=zero_product == "hold",
-            )
-            return allowed.nearest(adapted)
+        at = partial(_at, count=count)
 
         def direction(grads: optax.Updates, params: optax.Params) -> optax.Updates:
             signs = jax.tree.map(lambda g: _rules.sign_direction(g, eps), grads)
-            decay = _at(weight_decay, count)
-            return _decayed(signs, params, decay, weight_decay_mask)
+            return _decayed(signs, params, at(weight_decay), weight_decay_mask)
 
-        return _rules.Rule(
-            direction=direction,
-            step_size=partial(
-                _rules.exponential_step_size, scale=_at(learning_rate, count)
-            ),
-            adapt=_rules.per_parameter(adapt),
-        )
+        def adapt(rate: jax.Array, probe_grad: jax.Array, grad: jax.Array) -> jax.Array:
+            agreement = _rules.agreement(probe_grad, grad, eps)
+            down, up = at(decrease), at(increase)
+            return allowed.nearest(
+                _rules.exponential_adaptation(
+                    rate, agreement, decrease=down, increase=up, hold_at_zero=holds
+                )
+            )
 
-    return look_ahead(
-        init=init,
-        rates_of=log2_rates,
-        rule_at=rule_at,
-        next_state=next_state,
-    )
+        scaled = partial(_rules.exponential_step_size, scale=at(learning_rate))
+        return _rules.Rule(direction, scaled, _rules.per_parameter(adapt))
+
+    return look_ahead(init, log2_rates, rule_at, next_state)
 
 
 def exponential_dsa(
@@ -324,13 +288,11 @@ def basic_dsa(
 
     Args:
       init_lr: η₀, the learning rate to start with.
-      step_size: β ≥ 0, a float or a schedule; it has to suit the square of the
-        gradient's scale.
-      state_dtype: dtype of η. None is float32, whatever the params' dtype.
+      step_size: as in `parameterwise_dsa`.
+      state_dtype: as in `parameterwise_dsa`.
 
     Returns:
-      A transformation, used as `dsa` is. Where the new rate would not be finite, the
-      old one is halved: the probe went too far.
+      A transformation, as `parameterwise_dsa` does.
 
     Raises:
       ValueError: as `dsa`.
@@ -393,6 +355,60 @@ def _linear_dsa(
         next_state=lambda old, lr: old._replace(
             count=optax.safe_increment(old.count), lr=lr
         ),
+    )
+
+
+def _bounds(
+    init_log2_lr: ArrayLike, min_log2_lr: ArrayLike, max_log2_lr: ArrayLike
+) -> tuple[ArrayLike, ArrayLike, ArrayLike]:
+    """η₀, the least and the greatest η, checked."""
+    _checks.scalar("init_log2_lr", init_log2_lr, -12.0)
+    _checks.scalar("min_log2_lr", min_log2_lr, -126.0)
+    _checks.scalar("max_log2_lr", max_log2_lr, 126.0)
+    _checks.ordered("min_log2_lr", min_log2_lr, "max_log2_lr", max_log2_lr)
+    _checks.ordered("min_log2_lr", min_log2_lr, "init_log2_lr", init_log2_lr)
+    _checks.ordered("init_log2_lr", init_log2_lr, "max_log2_lr", max_log2_lr)
+    return init_log2_lr, min_log2_lr, max_log2_lr
+
+
+def _allowed(
+    bounds: tuple[ArrayLike, ArrayLike, ArrayLike],
+    strides: tuple[optax.ScalarOrSchedule, optax.ScalarOrSchedule],
+    eps: ArrayLike,
+    holds: bool,
+    state_dtype: Any | None,
+) -> Interval | Lattice:
+    """Which η there may be, and how the state holds them."""
+    if state_dtype is None or jnp.dtype(state_dtype) not in COUNTS:
+        return Interval(*bounds, rates_dtype(state_dtype))
+    counts = jnp.dtype(state_dtype)
+    allowed = lattice(*bounds, *strides, drifts=not holds, counts=counts)
+    if isinstance(eps, jax.core.Tracer) or np.asarray(eps) != 0:
+        raise ValueError(
+            f"`eps` must be 0, and known beforehand, for `state_dtype` {counts.name}, "
+            f"got {eps}: write eps=0 (in optax.inject_hyperparams among the "
+            "static_args), or leave `state_dtype` out."
+        )
+    return allowed
+
+
+def _dsa_state(
+    count: jax.Array,
+    held: optax.Params,
+    lr_scale: ArrayLike,
+    allowed: Interval | Lattice,
+) -> DSAState:
+    # jnp.array copies: a train step that donates its state must not take the caller's
+    # hyper-parameters with it.
+    floor, ceiling = map(jnp.array, allowed.bounds())
+    return DSAState(
+        count=count,
+        log2_lr=held,
+        lr_scale=jnp.array(lr_scale, allowed.dtype),
+        start=jnp.array(allowed.start, allowed.dtype),
+        unit=jnp.array(allowed.unit, allowed.dtype),
+        floor=floor,
+        ceiling=ceiling,
     )
 
 

@@ -32,8 +32,8 @@ STEEPEST_RISE = 100.0
 STEEPEST_FALL = 1000.0
 """Downhill, where only a wall or a pole can lie between."""
 
-LEAST_SHARE = 1 / 32
-"""What is left of a step that went too far, at least."""
+SHARE_OF_A_LONG_STEP = 1 / 32
+"""What is left of a step that ends too far uphill."""
 
 SHARE_OF_A_LOST_STEP = 0.1
 """What is left of one that ends where its slope tells nothing."""
@@ -155,11 +155,7 @@ def _share_to_keep(
     ratio = -reached / jnp.where(known, slope, 1)
     lost = (spoilt > last.spoilt) | (ratio > STEEPEST_FALL)
     too_far = lost | (ratio < -STEEPEST_RISE)
-    share = jnp.where(
-        lost,
-        jnp.asarray(SHARE_OF_A_LOST_STEP, dtype),
-        jnp.maximum(1 / (1 - jnp.minimum(ratio, 0)), LEAST_SHARE),
-    )
+    share = jnp.where(lost, SHARE_OF_A_LOST_STEP, SHARE_OF_A_LONG_STEP).astype(dtype)
     # A wrapper that moves the params on its own (a mean of them, say) must not have
     # that undone; and what is wrong where a step has shrunk to nothing is not the step.
     as_meant = (moved > last.square / 4) & (moved < 4 * last.square)

@@ -107,7 +107,7 @@ class Adapt:
         r = (g @ moved) / -abs(self.slope)
         if spoilt > self.spoilt or r > 1000:
             return 0.1
-        return max(1 / (1 - r), 1 / 32) if r < -100 else 1.0
+        return 1 / 32 if r < -100 else 1.0
 
     def back(self, share, moved):
         """Shortens the last step, and the rates with it."""

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dsa_optax
+from dsa_optax._adapt import Options
 from tests import reference_adapt as reference
 from tests.problems import (
     QUADRATIC,
@@ -53,6 +54,12 @@ OPTIONS = {
 
 def adapt(inner, granularity, **options):
     return dsa_optax.adapt(inner, granularity, **OPTIONS | options)
+
+
+def test_the_defaults_are_those_of_the_options_inside():
+    signature = inspect.signature(dsa_optax.adapt).parameters
+    inside = Options()._asdict()
+    assert inside == {name: signature[name].default for name in inside}
 
 
 def leaves_of(tree):

@@ -83,7 +83,7 @@ def rates_of(state):
     ("second", "share"),
     [
         ([-99.0, -99.0], 1.0),  # an overshoot that the rates can mend
-        ([-124.0, -124.0], 1 / 32),  # 1/125 is too little
+        ([-124.0, -124.0], 1 / 32),
         ([1001.0, 1001.0], 0.1),
         ([np.nan, 1.0], 0.1),
         ([1.0, -np.inf], 0.1),

@@ -42,7 +42,7 @@ def run_race(
     with replacing(output / page.RECORDS) as file:
         records.to_csv(file, index=False, float_format="%.6g")
     page.write(output)
-    main = "".join(map(page.label, scores.our_names(records)[:1]))
+    main = "".join(map(scores.label, scores.our_names(records)[:1]))
     for title, table in page.screen_tables(records, FEW):
         console.print(on_screen(table, title, main))
 

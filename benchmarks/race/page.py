@@ -6,17 +6,21 @@ Only the curves are drawn from the cache; where that is gone, their figure stays
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from benchmarks.race import runs, scores
+from benchmarks.race.figures import draw_curves, draw_profiles
 from benchmarks.race.runs import BUDGET, LONG
-from benchmarks.race.scores import AXES, DIVISIONS, HALVES, SLOWEST
-from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
+from benchmarks.race.scores import (
+    AXES,
+    DIVISIONS,
+    SLOWEST,
+    halves,
+    label,
+    times_by_division,
+)
 from benchmarks.shared.files import replacing
 from benchmarks.shared.optimizers.contenders import CONTENDERS, HostContender
 from benchmarks.shared.problems.halves import DEVELOPMENT, TEST
@@ -30,11 +34,8 @@ CURVES = "race_curves.png"
 
 PROBLEMS = {**DEVELOPMENT, **TEST}
 
-CURVES_OF = ("lbfgs", "irprop-minus", "dsa", "adam")
-"""Rivals whose curves are drawn; Adam's also at its best setting."""
-
-FLOOR = 1e-7
-"""Where a lower curve is drawn; about the rounding of a float32 loss."""
+IN_SHORT = ("auto-dsa", "scipy-bfgs", "lbfgs", "irprop-minus", "adam")
+"""Whom README names, `auto_dsa` first."""
 
 
 def write(output: Path) -> None:
@@ -66,11 +67,6 @@ def budget_of(records: pd.DataFrame) -> int:
     return LONG if records[f"end_loss_{LONG}"].notna().any() else BUDGET
 
 
-def label(optimizer: str) -> str:
-    """The name for people."""
-    return CONTENDERS[optimizer].label if optimizer in CONTENDERS else optimizer
-
-
 # Tables -------------------------------------------------------------------------------
 
 
@@ -86,7 +82,8 @@ def standings_table(
     """
     ours = scores.our_names(records)
     standings = {
-        title: scores.standings(times, ours) for title, times in _times(records, axis)
+        title: scores.standings(times, ours)
+        for title, times in times_by_division(records, axis)
     }
     table = pd.DataFrame({title: show(rows) for title, rows in standings.items()})
     sizes = sum(rows["area"] for rows in standings.values())
@@ -109,7 +106,7 @@ def speed_ups_table(records: pd.DataFrame, axis: str, entrant: str) -> pd.DataFr
     """One row a rival: how many times faster the entrant is, and on how many."""
     ours = scores.our_names(records)
     columns = {}
-    for title, times in _times(records, axis):
+    for title, times in times_by_division(records, axis):
         field = scores.field(times, ours, entrant)
         rows = scores.speed_ups(field, entrant)
         columns[title] = [
@@ -153,8 +150,29 @@ def screen_tables(
             yield f"Gradient evaluations to the target, {division}", table
 
 
+def in_short(records: pd.DataFrame) -> str:
+    """README's table: on the test half, who reaches how many targets, and how fast.
+
+    Ratios are medians over the problems on which both reach the target.
+    """
+    rows, first = records[records["half"] == "test"], IN_SHORT[0]
+    lines: dict[str, pd.Series] = {}
+    for division in DIVISIONS:
+        times = scores.times(rows, division, "evaluations")[list(IN_SHORT)]
+        title = f"targets reached of {len(times.index)}, the rivals {division}"
+        lines[title] = (times < np.inf).sum().map(str)
+    for axis, name in AXES.items():
+        times = scores.times(rows, "tuned", axis)[list(IN_SHORT)]
+        both = (times < np.inf).mul(times[first] < np.inf, axis=0)
+        ratios = times.div(times[first], axis=0).where(both).median()
+        title = f"{name} beside `auto_dsa`'s, the rivals tuned"
+        lines[title] = ratios.map("{:.1f}".format)
+    table = pd.DataFrame(lines).T.rename(columns=label)
+    return in_markdown(table.reset_index(names=""))
+
+
 def glance(records: pd.DataFrame) -> str:
-    """The README's table: areas on the test half, and in parentheses on the other.
+    """The table of docs/results.md: areas of the test half (and of the other).
 
     Rivals that are below 0.1 everywhere are left out.
     """
@@ -192,7 +210,7 @@ def blow_ups_table(records: pd.DataFrame) -> pd.DataFrame:
     """One row an optimizer: its runs that end far above their best, of all runs."""
     rows = records[records["default"]]
     columns = {}
-    for horizon, half in product(_horizons(records), _halves(records)):
+    for horizon, half in product(_horizons(records), halves(records)):
         as_long = rows[f"end_loss_{horizon}"].notna() & (rows["half"] == half)
         of_half = rows[as_long]
         blown = scores.blow_ups(of_half, horizon)
@@ -211,17 +229,6 @@ def accuracies_table(records: pd.DataFrame) -> pd.DataFrame:
         for division in DIVISIONS
     )
     return _named(untuned + " (" + tuned + ")")
-
-
-def _times(records: pd.DataFrame, axis: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    for division, half in product(DIVISIONS, _halves(records)):
-        rows = records[records["half"] == half]
-        yield f"{division}, {half}", scores.times(rows, division, axis)
-
-
-def _halves(records: pd.DataFrame) -> list[str]:
-    present = set(records["half"])
-    return [half for half in HALVES if half in present]
 
 
 def _horizons(records: pd.DataFrame) -> tuple[int, ...]:
@@ -260,7 +267,7 @@ def _sections(records: pd.DataFrame, output: Path) -> Iterator[str]:
 
 def _preface(records: pd.DataFrame, output: Path) -> str:
     sizes = records.groupby("half")["problem"].nunique()
-    counts = ", ".join(f"{sizes[half]} in the {half} half" for half in _halves(records))
+    counts = ", ".join(f"{sizes[half]} in the {half} half" for half in halves(records))
     return f"""\
 Written by `{command(records, output)}`.
 The records: [{RECORDS}]({RECORDS}), wall times from [{COSTS}]({COSTS}). Problems:
@@ -345,7 +352,7 @@ Geometric mean over the problems on which both reach the target (how many these 
 
 def _problems(records: pd.DataFrame, output: Path) -> Iterator[str]:
     yield "## Gradient evaluations to the target, by problem"
-    for half, division in product(_halves(records), DIVISIONS):
+    for half, division in product(halves(records), DIVISIONS):
         yield f"### {half.capitalize()} half, {division}"
         rows = records[records["half"] == half]
         yield in_markdown(times_table(rows, division))
@@ -396,141 +403,3 @@ def _bold(table: pd.DataFrame, records: pd.DataFrame) -> str:
 
 
 # Figures ------------------------------------------------------------------------------
-
-
-def draw_profiles(records: pd.DataFrame, path: Path) -> None:
-    """Performance profiles by axis, division and half, of the main entrant's field."""
-    ours = scores.our_names(records)
-    panels = {
-        (name, title): scores.ratios(scores.field(times, ours, main))
-        for main in ours[:1] or [""]
-        for axis, name in AXES.items()
-        for title, times in _times(records, axis)
-    }
-    styles = _profile_styles(panels, ours)
-    columns = len(panels) // len(AXES)
-    figure = Figure(figsize=(3.6 * columns, 7.2), layout="constrained")
-    grid = figure.subplots(len(AXES), columns, squeeze=False, sharex=True, sharey=True)
-    for (panel, ratios), axes in zip(panels.items(), grid.flat, strict=True):
-        _draw_profile(axes, ratios, styles)
-        axes.set(title="\n".join(panel), xlim=(1, SLOWEST), ylim=(0, 1.02))
-    for axes in grid[-1]:
-        axes.set_xlabel("τ, times the fastest")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("share of problems")
-    _legend(figure, grid[0][0])
-    save(figure, path)
-
-
-def _profile_styles(
-    panels: dict[tuple[str, str], pd.DataFrame], ours: list[str]
-) -> dict[str, dict[str, Any]]:
-    """A colour for our main entrant and the best rivals; the others are grey."""
-    areas = pd.DataFrame({i: scores.area(r) for i, r in panels.items()})
-    ranked = areas.mean(axis=1).drop(ours[:1]).sort_values(ascending=False)
-    best = ranked.index[: len(OTHER_COLORS)]
-    grey = {"color": "0.75", "linewidth": 1, "zorder": 1}
-    return {
-        **{n: grey | {"label": "the other optimizers"} for n in ranked.index},
-        **{
-            name: {"color": color, "linewidth": 1.4, "label": label(name)}
-            for name, color in zip(best, OTHER_COLORS, strict=False)
-        },
-        **{n: _ours_style() | {"label": label(n)} for n in ours[:1]},
-    }
-
-
-def _ours_style() -> dict[str, Any]:
-    return {"color": DSA_COLOR, "linewidth": 2.4, "zorder": 3}
-
-
-def _draw_profile(
-    axes: Axes, ratios: pd.DataFrame, styles: dict[str, dict[str, Any]]
-) -> None:
-    taus = np.linspace(1, SLOWEST, 601)
-    for name, style in styles.items():
-        shares = (ratios[[name]].to_numpy() <= taus).mean(axis=0)
-        axes.plot(taus, shares, drawstyle="steps-post", **style)
-    axes.grid(alpha=0.25)
-
-
-def draw_curves(records: pd.DataFrame, folder: Path, path: Path) -> None:
-    """The median loss of some by evaluations, a panel a problem.
-
-    Nothing is drawn where the cache lacks all of them.
-
-    Args:
-      records: the race's table.
-      folder: the cache.
-      path: the PNG file.
-    """
-    panels = {
-        str(problem): curves
-        for problem, rows in records.groupby("problem", sort=False)
-        if (curves := _curves_of(rows, str(problem), folder))
-    }
-    if not panels:
-        return
-    columns = min(6, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(
-        figsize=(max(2.4 * columns, 7), 2 * rows + 1.2), layout="constrained"
-    )
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
-    for (problem, curves), axes in zip(panels.items(), grid.flat, strict=False):
-        for style, curve in curves:
-            axes.plot(curve, **style)
-        axes.set_title(problem, fontsize="small")
-        axes.set(yscale="log", xlim=(0, BUDGET), ylim=(FLOOR / 2, 5))
-        axes.grid(alpha=0.25)
-    for axes in grid.flat[len(panels) - columns : len(panels)]:
-        axes.set_xlabel("gradient evaluations")
-        axes.tick_params(labelbottom=True)
-    figure.supylabel("share of the way left to the lowest loss", fontsize="medium")
-    _legend(figure, grid[0][0])
-    save(figure, path)
-
-
-def _curves_of(
-    records: pd.DataFrame, problem: str, folder: Path
-) -> list[tuple[dict[str, Any], np.ndarray]]:
-    """Styles and curves of one problem: from 1 at the start to 0 at the lowest loss."""
-    tuned = scores.chosen(records, "tuned").groupby("optimizer")["setting"].first()
-    low = records[f"best_loss_{BUDGET}"].min()
-    way = records["start_loss"].median() - low
-    curves = []
-    for name, best, style in _curve_styles(scores.our_names(records)):
-        if name in tuned and runs.is_there(folder, problem, name):
-            kept = runs.load(folder, problem, name)
-            place = np.abs(kept.settings - tuned[name]).argmin() if best else 0
-            median = np.median(kept.losses[place, :, : BUDGET + 1], axis=0)
-            curves.append((style, np.maximum((median - low) / way, FLOOR)))
-    return curves
-
-
-def _curve_styles(ours: list[str]) -> list[tuple[str, bool, dict[str, Any]]]:
-    """Who is drawn, whether at the best setting, and how."""
-    plain = {"linewidth": 1.2}
-    rivals = [
-        (name, False, plain | {"color": color, "label": label(name)})
-        for name, color in zip(CURVES_OF, OTHER_COLORS, strict=False)
-    ]
-    name, _, style = rivals[-1]
-    best = style | {"linestyle": "--", "label": f"{label(name)}, tuned"}
-    main = [(n, False, _ours_style() | {"label": label(n)}) for n in ours[:1]]
-    return [*main, *rivals, (name, True, best)]
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    """One for all panels, each label once."""
-    handles, labels = axes.get_legend_handles_labels()
-    entries = dict(zip(labels, handles, strict=True))
-    figure.legend(
-        entries.values(),
-        entries.keys(),
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-    )

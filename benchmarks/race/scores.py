@@ -8,7 +8,8 @@ all rivals and itself, so that ours don't take first places from each other.
 All follows from one table, of one row an optimizer, setting and seed on a problem.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pandas as pd
 
 from benchmarks.race import runs
 from benchmarks.race.runs import BUDGET, LONG, Kept
-from benchmarks.shared.optimizers.contenders import AnyContender
+from benchmarks.shared.optimizers.contenders import CONTENDERS, AnyContender
 from benchmarks.shared.problems.halves import TEST
 
 DEADLINE = 0.75
@@ -271,3 +272,22 @@ def accuracies(records: pd.DataFrame, division: str, horizon: int) -> pd.DataFra
         index=records["optimizer"].unique(),
         columns=[name for name in records["problem"].unique() if name in table],
     )
+
+
+def label(optimizer: str) -> str:
+    """The name for people."""
+    return CONTENDERS[optimizer].label if optimizer in CONTENDERS else optimizer
+
+
+def times_by_division(
+    records: pd.DataFrame, axis: str
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """A title and the times for every division and half."""
+    for division, half in product(DIVISIONS, halves(records)):
+        rows = records[records["half"] == half]
+        yield f"{division}, {half}", times(rows, division, axis)
+
+
+def halves(records: pd.DataFrame) -> list[str]:
+    present = set(records["half"])
+    return [half for half in HALVES if half in present]

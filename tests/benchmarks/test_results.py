@@ -49,10 +49,14 @@ def test_the_pages_of_the_races_follow_from_their_records(other, tmp_path):
     assert text.replace(str(tmp_path), "benchmarks/results") == committed
 
 
-def test_the_readme_shows_the_measured_tables(tabular):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert page.glance(tabular) in readme
-    assert race_page.glance(pd.read_csv(RESULTS / race_page.RECORDS)) in readme
+def test_the_readme_and_the_docs_show_the_measured_tables(tabular):
+    race = pd.read_csv(RESULTS / race_page.RECORDS)
+    for page_of, table in {
+        "README.md": race_page.in_short(race),
+        "docs/results.md": race_page.glance(race),
+        "docs/claims.md": page.glance(tabular),
+    }.items():
+        assert table in (ROOT / page_of).read_text(encoding="utf-8"), page_of
 
 
 def test_the_race_is_whole():

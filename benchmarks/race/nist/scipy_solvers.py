@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from scipy.optimize import least_squares, minimize
 
 from benchmarks.race.nist.problems import Regression, Trace, as_params
+from benchmarks.shared.optimizers.host import Spent, restarting
 
 MANY = 10**9
 """Iterations: the budget of evaluations is the only limit."""
@@ -31,12 +33,8 @@ Function = Callable[[Any], tuple[jax.Array, Any]]
 """From float64 parameters to the residual sum of squares, and what SciPy asked for."""
 
 
-class Over(Exception):
-    """The run is solved, or its budget is spent."""
-
-
 class Watch:
-    """Counts a run's evaluations, and ends it by raising `Over`."""
+    """Counts a run's evaluations, and ends it by raising `Spent`."""
 
     def __init__(self, goal: float, budget: int) -> None:
         """Begins a run.
@@ -56,7 +54,11 @@ class Watch:
         if rss < self.best_rss:
             self.best_rss, self.best = rss, np.array(values)
         if rss <= self.goal or len(self.rss) == self.budget:
-            raise Over
+            raise Spent
+
+    def lowest(self) -> tuple[float, np.ndarray]:
+        """The lowest residual sum of squares yet, and where it is."""
+        return self.best_rss, self.best
 
 
 def bfgs(watched: Watched, start: np.ndarray) -> object:
@@ -100,22 +102,10 @@ def traces(
         functions = _functions(regression, dtype)
         for start, values in enumerate(regression.starts):
             watch = Watch(regression.goal(dtype), budget)
-            _solve(solve, _watched(functions, watch), watch, values)
+            watched = _watched(functions, watch)
+            restarting(partial(solve, watched), values, watch.lowest)
             rss = np.array(watch.rss)
             yield Trace(start, 0.0, np.arange(1, len(rss) + 1), rss)
-
-
-def _solve(solve: Solve, watched: Watched, watch: Watch, start: np.ndarray) -> None:
-    """Restarts from the best point, until that gains nothing or the run is over."""
-    before, best = np.inf, start
-    try:
-        while True:
-            solve(watched, best)
-            if not watch.best_rss < before:
-                return
-            before, best = watch.best_rss, watch.best
-    except Over:
-        return
 
 
 def _functions(regression: Regression, dtype: str) -> dict[str, Function]:

@@ -27,7 +27,7 @@ class Flat(NamedTuple):
 
 
 class Spent(Exception):
-    """There are no evaluations left."""
+    """There are no evaluations left, or none is needed."""
 
 
 class Objective:
@@ -74,21 +74,43 @@ def flatten(problem: Problem, keys: jax.Array) -> Flat:
 def train(
     objective: Objective, contender: HostContender, setting: float, start: np.ndarray
 ) -> None:
-    """Minimises until all is spent, or until to start again is of no use.
+    """Minimises until all is spent, or until to start again is of no use."""
 
-    A line search that fails, and so stops SciPy, may succeed along the slope: it starts
-    again from the lowest point, as long as that gets lower.
+    def lowest_so_far() -> tuple[float, np.ndarray]:
+        place = lowest(objective.losses)[-1]
+        return objective.losses[place], objective.points[place].astype(np.float64)
+
+    # Steps may overflow, which the losses show.
+    with np.errstate(all="ignore"):
+        restarting(
+            lambda point: contender.minimize(objective, point, setting),
+            start,
+            lowest_so_far,
+        )
+
+
+def restarting(
+    minimize: Callable[[np.ndarray], object],
+    start: np.ndarray,
+    lowest_so_far: Callable[[], tuple[float, np.ndarray]],
+) -> None:
+    """Minimises from the lowest point again, as long as that gets lower.
+
+    A line search that fails, and so stops SciPy, may succeed along the slope.
+
+    Args:
+      minimize: from a start until it stops by itself, or raises `Spent`.
+      start: the first.
+      lowest_so_far: the lowest value yet, and where it is.
     """
     least = np.inf
-    # Steps may overflow, which the losses show.
-    with suppress(Spent), np.errstate(all="ignore"):
+    with suppress(Spent):
         while True:
-            contender.minimize(objective, start, setting)
-            place = lowest(objective.losses)[-1]
-            if not objective.losses[place] < least:
+            minimize(start)
+            value, start = lowest_so_far()
+            if not value < least:
                 return
-            least = objective.losses[place]
-            start = objective.points[place].astype(np.float64)
+            least = value
 
 
 def descend(
