@@ -47,8 +47,8 @@ def learning_rates(state: optax.OptState) -> optax.Params:
 
     Args:
       state: the state of an optimizer with one of this package's optimizers somewhere
-        in it: in a chain, below wrappers, in a Flax `TrainState`. Of a state that is
-        `vmap`ped, take `jax.vmap(learning_rates)`.
+        in it: in a chain, below wrappers, in a Flax `TrainState`. Of a state under
+        `vmap`, take `jax.vmap(learning_rates)`.
 
     Returns:
       A tree like the params: `learning_rate`·2^η for `dsa` and `exponential_dsa`, η for

@@ -28,13 +28,12 @@ def microbatched_value_and_grad(
     Equal to `jax.value_and_grad(loss_fn)` up to rounding, in the memory that
     `microbatch_size` rows need, however many there are. For a loss that is a mean,
 
-    $$
-    L(\theta) = \frac1n \sum_{i=1}^n \ell(\theta, x_i) + R(\theta)
-    = \sum_k \frac{n_k}{n} L_k(\theta),
-    $$
+    .. math::
+      L(\theta) = \frac{1}{n} \sum_{i=1}^n \ell(\theta, x_i) + R(\theta)
+      = \sum_k \frac{n_k}{n} L_k(\theta),
 
-    where $L_k$ is the same loss on $n_k$ of the $n$ rows. Each $n_k$ is
-    `microbatch_size` but for the last, which may be smaller.
+    where :math:`L_k` is the same loss on :math:`n_k` of the n rows. Each :math:`n_k`
+    is `microbatch_size` but for the last, which may be smaller.
 
     Args:
       loss_fn: `loss_fn(params, *batch)`, a scalar: **a mean over the rows** (axis 0 of

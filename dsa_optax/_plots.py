@@ -68,7 +68,7 @@ def plot_learning_rates(
 
     Args:
       history: what `summary` returned at every step, either stacked, as `jax.lax.scan`
-        does with its outputs, or a list. Of a `vmap`ped run, take one member.
+        does with its outputs, or a list. Of a run under `vmap`, take one member.
       leaves: which leaves to draw: those whose name ("Dense_0/kernel") has this string
         in it, or one of these strings. None draws all, if they are at most 24.
       steps: when each of the summaries was taken; None is 1, 2, 3, ….

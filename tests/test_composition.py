@@ -1,4 +1,4 @@
-"""DSA with Optax's wrappers: the table "With Optax's wrappers" of the README."""
+"""DSA with Optax's wrappers: the table of docs/wrappers.md."""
 
 import chex
 import jax

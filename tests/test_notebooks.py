@@ -7,7 +7,7 @@ import pytest
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-NAMES = ("quickstart", "anatomy", "physics_informed")
+NAMES = ("quickstart", "anatomy", "fits", "physics_informed")
 
 
 def read(name):
@@ -27,6 +27,16 @@ def check_outputs(notebook):
 
 def test_these_are_all():
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_opens_with_what_its_reader_gets(name):
+    opening = read(name).cells[0]
+    assert opening.cell_type == "markdown"
+    title, blank, *lines = opening.source.splitlines()
+    assert title.startswith("# ")
+    assert not blank
+    assert [len(line) <= 88 and line.endswith(".") for line in lines] == [True, True]
 
 
 @pytest.mark.parametrize("name", NAMES)
