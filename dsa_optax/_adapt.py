@@ -5,11 +5,12 @@ the sign of ⟨∇L(θ'), d⟩. And ∇L(θ') is what the next update is given a
 probe is needed: every step is the probe of the next one.
 
     adapt   η' = adapt(η, −⟨g, d₋⟩ / |⟨g₋, d₋⟩|)    g₋, d₋: of the step before
+    bound   η' = min(η', log2 of the longest step / |d|)
     step    θ' = θ + 2^η' · d(g)
 """
 
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +18,12 @@ import optax
 from jax.typing import ArrayLike
 
 from dsa_optax import _checks, _rules
-from dsa_optax._granularity import RATES, Rates
+from dsa_optax._granularity import RATES, Granularity, Rates
 from dsa_optax._packed import Core, Layout, Packed, on_trees
 from dsa_optax._sizes import room, sizes
 from dsa_optax._skeleton import step, working_precision
 from dsa_optax._state import LEAST_LOG2_LR, AdaptState, rates_dtype
 from dsa_optax._step_back import step_back
-
-Granularity: TypeAlias = Literal["parameter", "tensor", "global"]
 
 FIRST_LOG2_LR = -10.0
 """What a rate begins with for a tensor of size 1."""
@@ -262,14 +261,14 @@ def _most(
     if options.max_relative_step is None:
         return jax.tree.map(lambda rate: jnp.full_like(rate, jnp.inf), log2_lr)
 
-    def ratio(allowed: jax.Array, length: jax.Array) -> jax.Array:
+    def longest(allowed: jax.Array, length: jax.Array) -> jax.Array:
         length = jnp.maximum(length, jnp.finfo(length.dtype).tiny)
         return jnp.log2(allowed).astype(length.dtype) - jnp.log2(length)
 
     reached = working_precision(params, log2_lr)
     allowed = room(reached, sizes, options.max_relative_step)
     lengths = rates.length(directions)
-    most = jax.tree.map(ratio, rates.each(allowed, params.layout), lengths)
+    most = jax.tree.map(longest, rates.each(allowed, params.layout), lengths)
     return jax.lax.stop_gradient(rates.least(most))
 
 
@@ -283,7 +282,7 @@ def _bounded(options: Options, rate: jax.Array, most: jax.Array) -> jax.Array:
 
 def _check(granularity: str, options: Options) -> None:
     _checks.one_of("granularity", granularity, tuple(RATES))
-    examples = Options(max_relative_step=0.2)._asdict()
+    examples = Options()._asdict()
     given = options._asdict()
     for name in ("decrease", "increase", "first_increase", "max_relative_step"):
         _checks.scalar(name, given[name], examples[name], low=0.0)

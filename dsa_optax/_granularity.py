@@ -1,8 +1,8 @@
-"""How many rates there are, and what one of them stands for."""
+"""Rates by the parameter, by the tensor, or one for all."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ from dsa_optax import _checks
 from dsa_optax._packed import Layout, Packed, joined
 from dsa_optax._sizes import inner_product, root_mean_squares, size_of_all, sizes
 from dsa_optax._state import filled_like
+
+Granularity: TypeAlias = Literal["parameter", "tensor", "global"]
 
 
 class Rates(NamedTuple):
@@ -63,7 +65,7 @@ def _vector(rates: Any, params: Packed) -> jax.Array:
     return joined([rate[None] for rate in jax.tree.leaves(rates)])
 
 
-RATES: dict[str, Rates] = {
+RATES: dict[Granularity, Rates] = {
     "parameter": Rates(
         sizes=sizes,
         like=lambda params, starts: jax.tree.map(

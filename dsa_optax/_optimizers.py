@@ -1,4 +1,10 @@
-"""The four algorithms of the paper, Eqs. 3 to 6, each the skeleton with its rule."""
+"""The four algorithms of the paper, each the skeleton with its rule.
+
+Eq. 3   η' = η + β Σ g̃·g                            θ' = θ − η'·g, one η for all
+Eq. 4   η' = η + β g̃·g                              θ' = θ − η'·g
+Eq. 5   η' = η + β sign(g̃·g)                        θ' = θ − 2^η'·sign(g)
+Eq. 6   η' = η + (β₁+β₂)/2 sign(g̃·g) + (β₂−β₁)/2    θ' = θ − 2^η'·sign(g)
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -142,10 +148,8 @@ def dsa(
         return _dsa_state(count, held, _at(learning_rate, count), allowed)
 
     def next_state(old: DSAState, log2_lr: optax.Params) -> DSAState:
-        count, held = (
-            optax.safe_increment(old.count),
-            jax.tree.map(allowed.held, log2_lr),
-        )
+        count = optax.safe_increment(old.count)
+        held = jax.tree.map(allowed.held, log2_lr)
         return _dsa_state(count, held, _at(learning_rate, old.count), allowed)
 
     def rule_at(count: jax.Array) -> _rules.Rule:

@@ -1,6 +1,6 @@
 """What the optimizers remember between two updates."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -133,12 +133,6 @@ def widest(*dtypes: Any) -> jnp.dtype:
 def widest_of(leaves: Iterable[jax.Array]) -> jnp.dtype:
     """The widest dtype among arrays, float32 at least."""
     return widest(jnp.float32, *(leaf.dtype for leaf in leaves))
-
-
-def sum_of(scalars: Sequence[jax.Array]) -> jax.Array:
-    """The sum of scalars in their widest dtype; 0 in float32 of none."""
-    dtype = widest_of(scalars)
-    return sum((scalar.astype(dtype) for scalar in scalars), jnp.zeros([], dtype))
 
 
 def rates_dtype(state_dtype: Any | None) -> jnp.dtype:

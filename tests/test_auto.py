@@ -137,13 +137,11 @@ def test_derivatives_through_updates_are_finite_where_a_gradient_is_zero(tx, row
             "b": scale * jnp.arange(3.0),
         }
         loss = lambda p: jnp.mean(p["w"] ** 2) + jnp.sum(p["b"][:2] ** 2)
-        state = tx.init(params)
-        for _ in range(3):
-            updates, state = tx.update(jax.grad(loss)(params), state, params)
-            params = optax.apply_updates(params, updates)
+        step = lambda carry, _: (update(tx, loss, *carry), None)
+        (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=3)
         return loss(params)
 
-    slope = jax.grad(after_three)(1.0)
+    slope = jax.jit(jax.grad(after_three))(1.0)
     assert np.isfinite(slope)
     assert slope > 0
 
@@ -192,12 +190,12 @@ def test_layers_stacked_for_a_scan_are_as_many_matrices():
     numbers = {"w": optax.contrib.MuonDimensionNumbers(1, 2), "b": None}
     grads = jax.grad(loss)(params)
     first = dsa_optax.auto_dsa(0, muon_weight_dimension_numbers=numbers)
-    state = first.update(grads, first.init(params), params)[1]
+    state = jax.jit(first.update)(grads, first.init(params), params)[1]
     seen = as_tree(state.parts[1].compass, params)["w"]
     apart = {str(i): params["w"][i] for i in range(3)}
     alone = dsa_optax.auto_dsa(0)
     each = {str(i): grads["w"][i] for i in range(3)}
-    state = alone.update(each, alone.init(apart), apart)[1]
+    state = jax.jit(alone.update)(each, alone.init(apart), apart)[1]
     lone = as_tree(state.parts[1].compass, apart)
     for i in range(3):
         direction = lambda c: c / jnp.linalg.norm(c)
@@ -216,7 +214,7 @@ def test_layers_stacked_for_a_scan_are_as_many_matrices():
     ids=["dense", "light", "tensor"],
 )
 def test_bounds_by_projection_with_the_gradient_of_an_active_one_zeroed(tx):
-    """As the README shows: without that line the rates of what is held run away."""
+    """As the docs show: without that line the rates of what is held run away."""
     low, high = jnp.asarray([-9.0, -9.0, 0.5]), jnp.asarray([1.0, 9.0, 9.0])
     curvatures = jnp.asarray([[2.0, 0.9, 0.0], [0.9, 3.0, 0.5], [0.0, 0.5, 1.0]])
     loss = lambda w: 0.5 * (w - 2) @ curvatures @ (w - 2) + 3 * w[2]

@@ -334,7 +334,7 @@ def test_a_loss_scaled_by_a_power_of_two_trains_the_same_float16(exponent):
 
 
 def test_loss_scaling_saves_float16_gradients_that_underflow():
-    """The README's recipe: multiply the loss by a power of two."""
+    """The recipe of docs/getting_started.md: multiply the loss by a power of two."""
     tiny = lambda p: jnp.sum(((p["w"] - 1) * jnp.float16(2.0**-14)) ** 2)
     scaled = lambda p: jnp.float16(2.0**15) * tiny(p)
     tx, params = dsa_optax.dsa(-6.0), make_params(jnp.float16)

@@ -18,7 +18,6 @@ from benchmarks.shared.tables import in_markdown, spread
 RECORDS = "minibatch_race.csv"
 FIGURE = "minibatch_race.png"
 
-# Okabe and Ito's palette, without what `figures` keeps for DSA.
 _DASHES = ("-", "--", "-.")
 
 _BEST = ", best"

@@ -1,8 +1,4 @@
-"""The race's mini-batch division: test accuracy at equal epochs.
-
-The sizes are such that one core trains all rivals in some 35 minutes: the first images
-of each data set, and few epochs. All training sets are whole numbers of batches.
-"""
+"""The race's mini-batch division: test accuracy at equal epochs."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -49,7 +49,7 @@ def write(output: Path) -> None:
 
 
 def glance(tabular: pd.DataFrame) -> str:
-    """The README's table: accuracies after 100 epochs, and DSA's at half of them."""
+    """The table of docs/claims.md: accuracies at 100 epochs, and DSA's at half."""
     full = overview(at(tabular, "epoch", 100))
     dsa = tabular[tabular["optimizer"] == "dsa"]
     half = overview(at(dsa, "gradient_evaluations", 100))

@@ -47,7 +47,7 @@ def scores_table(
         published = paper.get(name)
         rows.append(
             {
-                "optimizer": _label(name),
+                "optimizer": label(name),
                 **{metric: spread(seeds[metric], digits) for metric in METRICS},
                 "loss": f"{seeds['train_loss'].mean():.1e}",
                 "paper: accuracy": f"{published.accuracy:.2f}" if published else "",
@@ -65,7 +65,7 @@ def overview(records: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for name, runs in _by_optimizer(records):
-        row = {"optimizer": _label(name)}
+        row = {"optimizer": label(name)}
         for dataset, seeds in runs.groupby("dataset", sort=False):
             title = str(dataset).upper()
             row[title] = spread(seeds["accuracy"])
@@ -90,7 +90,7 @@ def spikes_table(records: pd.DataFrame) -> pd.DataFrame:
     """One row an optimizer, one column a data set: "spiked of converged" seeds."""
     rows = []
     for name, runs in _by_optimizer(records):
-        row = {"optimizer": _label(name)}
+        row = {"optimizer": label(name)}
         for dataset, seeds in runs.groupby("dataset", sort=False):
             spiked, converged = late_spikes(seeds)
             row[str(dataset).upper()] = f"{spiked} of {converged}"
@@ -98,8 +98,10 @@ def spikes_table(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _label(name: str) -> str:
-    return OPTIMIZERS[name].label if name in OPTIMIZERS else name
+def label(name: object) -> str:
+    """The name for people; a variant of DSA is one already."""
+    text = str(name)
+    return OPTIMIZERS[text].label if text in OPTIMIZERS else text
 
 
 def _by_optimizer(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from benchmarks.paper.scores import scores
 from benchmarks.shared.data.dataset import Dataset
 from benchmarks.shared.optimizers.defaults import Optimizer
 from benchmarks.shared.problems.classification import classification
 from benchmarks.shared.records import Records
 from benchmarks.shared.runner import Problem, train
-from benchmarks.shared.scores import scores
 
 EXPERIMENT = "tabular"
 

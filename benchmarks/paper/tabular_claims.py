@@ -3,8 +3,8 @@
 import pandas as pd
 
 from benchmarks.paper.claims import Claim, Finding, graded
-from benchmarks.paper.tables import SPIKE, at, late_spikes
-from benchmarks.shared.optimizers.defaults import OPTIMIZERS, PAPER_OPTIMIZERS
+from benchmarks.paper.tables import SPIKE, at, label, late_spikes
+from benchmarks.shared.optimizers.defaults import PAPER_OPTIMIZERS
 
 RIVALS = tuple(name for name in PAPER_OPTIMIZERS if name != "dsa")
 LOW = 0.1  # training loss, to call it convergence; the paper gives no number
@@ -36,11 +36,6 @@ def first_below(losses: pd.Series, target: float) -> float:
 def _after(trend: pd.DataFrame, budget: int) -> "pd.Series[float]":
     """The last loss of each optimizer within a budget."""
     return trend.ffill().loc[:budget].iloc[-1]
-
-
-def label(name: object) -> str:
-    """An optimizer's name for people."""
-    return OPTIMIZERS[str(name)].label
 
 
 def best_everywhere(records: pd.DataFrame, axis: str) -> Finding:

@@ -16,7 +16,6 @@ from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
 CURVES_OF = ("lbfgs", "irprop-minus", "dsa", "adam")
 """Rivals whose curves are drawn; Adam's also at its best setting."""
 
-
 FLOOR = 1e-7
 """Where a lower curve is drawn; about the rounding of a float32 loss."""
 

@@ -153,7 +153,7 @@ def screen_tables(
 def in_short(records: pd.DataFrame) -> str:
     """README's table: on the test half, who reaches how many targets, and how fast.
 
-    Ratios are medians over the problems on which both reach the target.
+    Ratios are geometric means over the problems on which both reach the target.
     """
     rows, first = records[records["half"] == "test"], IN_SHORT[0]
     lines: dict[str, pd.Series] = {}
@@ -163,11 +163,10 @@ def in_short(records: pd.DataFrame) -> str:
         lines[title] = (times < np.inf).sum().map(str)
     for axis, name in AXES.items():
         times = scores.times(rows, "tuned", axis)[list(IN_SHORT)]
-        both = (times < np.inf).mul(times[first] < np.inf, axis=0)
-        ratios = times.div(times[first], axis=0).where(both).median()
+        ratios = scores.speed_ups(times, first)["speed_up"].map("{:.2f}".format)
         title = f"{name} beside `auto_dsa`'s, the rivals tuned"
-        lines[title] = ratios.map("{:.1f}".format)
-    table = pd.DataFrame(lines).T.rename(columns=label)
+        lines[title] = pd.concat([pd.Series({first: "1"}), ratios])
+    table = pd.DataFrame(lines).T[list(IN_SHORT)].rename(columns=label)
     return in_markdown(table.reset_index(names=""))
 
 
@@ -400,6 +399,3 @@ def _bold(table: pd.DataFrame, records: pd.DataFrame) -> str:
     name = table.columns[0]
     bold = table[name].map(lambda text: f"**{text}**" if text in ours else text)
     return in_markdown(table.assign(**{name: bold}))
-
-
-# Figures ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Loss trends, each with a twin whose axis is gradient evaluations."""
+"""The colours of the figures, and how they are saved."""
 
 from pathlib import Path
 

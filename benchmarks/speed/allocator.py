@@ -10,10 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.race.command import FEW
 from benchmarks.shared.timing import Step, in_a_process, print_rows, seconds
 from benchmarks.speed import steps
-from benchmarks.speed.steps import ELEMENTWISE, ENTRANTS, ROWS, Size
+from benchmarks.speed.steps import ELEMENTWISE, ENTRANTS, FEW, ROWS, Size
 
 KEEP = {
     "MALLOC_ARENA_MAX": "1",

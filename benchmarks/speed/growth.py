@@ -10,11 +10,10 @@ import optax
 import pandas as pd
 
 import dsa_optax
-from benchmarks.race.command import FEW
 from benchmarks.shared.problems.halves import DEVELOPMENT
 from benchmarks.shared.timing import in_a_process, paired, print_rows, seconds
 from benchmarks.speed import steps
-from benchmarks.speed.steps import ENTRANTS, Size
+from benchmarks.speed.steps import ENTRANTS, FEW, Size
 
 GROWING = ("sgd", "adam", "dsa", "adapt-parameter")
 """Whose growth is measured."""

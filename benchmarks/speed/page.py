@@ -119,7 +119,7 @@ def _readable(table: pd.DataFrame, cell: str = "{:.3g}") -> pd.DataFrame:
 
 
 def one_line_each(steps: pd.DataFrame) -> pd.DataFrame:
-    """What the README says of each optimizer.
+    """The table of docs/speed.md.
 
     Args:
       steps: that section.

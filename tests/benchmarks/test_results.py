@@ -1,6 +1,7 @@
 """The committed results are what the committed records say."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from benchmarks.race import page as race_page
 from benchmarks.shared.data import tables
 from benchmarks.shared.optimizers.contenders import CONTENDERS
 from benchmarks.shared.optimizers.defaults import OPTIMIZERS
+from benchmarks.shared.tables import in_markdown
+from benchmarks.speed import page as speed_page
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -49,12 +52,21 @@ def test_the_pages_of_the_races_follow_from_their_records(other, tmp_path):
     assert text.replace(str(tmp_path), "benchmarks/results") == committed
 
 
+def test_the_page_of_speed_follows_from_its_records(tmp_path):
+    shutil.copytree(RESULTS / "speed", tmp_path / "speed")
+    speed_page.write(tmp_path)
+    written = (tmp_path / "speed.md").read_text(encoding="utf-8")
+    assert written == (RESULTS / "speed.md").read_text(encoding="utf-8")
+
+
 def test_the_readme_and_the_docs_show_the_measured_tables(tabular):
     race = pd.read_csv(RESULTS / race_page.RECORDS)
+    steps = pd.read_csv(RESULTS / "speed" / "steps.csv")
     for page_of, table in {
         "README.md": race_page.in_short(race),
         "docs/results.md": race_page.glance(race),
         "docs/claims.md": page.glance(tabular),
+        "docs/speed.md": in_markdown(speed_page.one_line_each(steps)),
     }.items():
         assert table in (ROOT / page_of).read_text(encoding="utf-8"), page_of
 

@@ -7,8 +7,7 @@ import pandas as pd
 from benchmarks.paper.claims import Claim, Finding, graded
 from benchmarks.paper.images.runs import last_of_dsa
 from benchmarks.paper.published import DNN
-from benchmarks.paper.tables import at
-from benchmarks.paper.tabular_claims import label
+from benchmarks.paper.tables import at, label
 from benchmarks.shared.optimizers.defaults import PAPER_OPTIMIZERS
 
 FAILED = 12.0

@@ -11,12 +11,12 @@ import numpy as np
 import optax
 import pandas as pd
 
+from benchmarks.paper.scores import scores
 from benchmarks.shared.data.dataset import Dataset
 from benchmarks.shared.data.images import to_inputs
 from benchmarks.shared.models.images import ImageModel
 from benchmarks.shared.optimizers.defaults import OPTIMIZERS
 from benchmarks.shared.records import Records
-from benchmarks.shared.scores import scores
 from dsa_optax.training import fit
 
 MICROBATCH = 1000

@@ -89,7 +89,7 @@ def load(name: str, data_dir: DataDir = None) -> Reference:
 
     Args:
       name: one of the names in `FILES`.
-      data_dir: an existing folder, in place of that of `data.files`.
+      data_dir: an existing folder, in place of that of `shared.data.files`.
 
     Raises:
       ValueError: if the name is unknown.

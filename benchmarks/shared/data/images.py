@@ -86,7 +86,7 @@ def load(name: str, data_dir: DataDir = None) -> Dataset:
 
     Args:
       name: one of the names in `DATASETS`.
-      data_dir: an existing folder, in place of that of `data.files`.
+      data_dir: an existing folder, in place of that of `shared.data.files`.
 
     Returns:
       The data set, with as many images as its files have.

@@ -44,7 +44,7 @@ def load(name: str, data_dir: DataDir = None, standardize: bool = False) -> Data
 
     Args:
       name: one of the names in `DATASETS`.
-      data_dir: an existing folder, in place of that of `data.files`.
+      data_dir: an existing folder, in place of that of `shared.data.files`.
       standardize: whether to shift and scale each feature to mean 0 and variance 1
         over the training part; by default the features are raw.
 

@@ -1,4 +1,4 @@
-"""The paper's models."""
+"""The paper's MLP."""
 
 import flax.linen as nn
 import jax

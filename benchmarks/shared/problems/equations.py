@@ -1,4 +1,4 @@
-"""Differential equations: physics-informed nets, and the parameters of an ODE."""
+"""Differential equations: physics-informed nets, an ODE's parameters, a heat source."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -160,3 +160,48 @@ def damped_pendulum(state: jax.Array, t: jax.Array, params: jax.Array) -> jax.Ar
     (angle, speed), (stiffness, friction, drive) = state, params
     force = drive * jnp.cos(t) - stiffness * jnp.sin(angle) - friction * speed
     return jnp.stack([speed, force])
+
+
+def heat_inversion(cells: int, heated: bool) -> Problem:
+    """The log conductivity of a rod, from its temperatures; both ends are at zero.
+
+    The params are one logarithm a face between cells, smooth by a small penalty; every
+    second cell is seen, at 20 times.
+
+    Args:
+      cells: of the rod.
+      heated: all along, about a third of the way; else it cools from a bump there.
+    """
+    place = (np.arange(cells) + 0.5) / cells
+    bump = jnp.asarray(np.exp(-(((place - 0.3) / 0.15) ** 2)), jnp.float32)
+    start, source = (jnp.zeros(cells), 5 * bump) if heated else (bump, jnp.zeros(cells))
+    faces = np.linspace(0, 1, cells + 1)
+    differences = jnp.asarray(
+        cells * np.diff(np.eye(cells), axis=0, prepend=0, append=0)
+    )
+    duration = 0.02
+
+    def temperatures(log_conductivity: jax.Array) -> jax.Array:
+        flows = jnp.exp(log_conductivity)[:, None] * differences
+        # Backward in time, which stays finite at any conductivity.
+        stiffness = jnp.eye(cells) + duration * differences.T @ flows
+        backward = jnp.linalg.inv(stiffness)
+
+        def step(state: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+            state = backward @ (state + duration * source)
+            return state, state[::2]
+
+        return jax.lax.scan(step, start, length=20)[1]
+
+    truth = jnp.asarray(np.sin(2 * np.pi * faces) - 0.5 * (faces > 0.6), jnp.float32)
+    seen = temperatures(truth)
+    scale = seen.std()
+    noise = np.random.default_rng(cells).normal(size=seen.shape).astype(np.float32)
+    seen = seen + 0.01 * scale * noise
+
+    def loss(log_conductivity: jax.Array) -> jax.Array:
+        off = (temperatures(log_conductivity) - seen) / scale
+        rough = jnp.diff(log_conductivity)
+        return jnp.mean(off**2) + 1e-4 * jnp.mean(rough**2)
+
+    return make_problem(lambda key: 0.1 * jax.random.normal(key, (cells + 1,)), loss)

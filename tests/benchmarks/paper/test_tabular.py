@@ -6,12 +6,12 @@ import pytest
 
 from benchmarks.paper import published, tables, tabular
 from benchmarks.paper.ablations import VARIANTS
+from benchmarks.paper.scores import scores
 from benchmarks.shared.data.tables import load
 from benchmarks.shared.optimizers.defaults import OPTIMIZERS, Optimizer
 from benchmarks.shared.problems.functions import quadratic
 from benchmarks.shared.records import RUN, Records
 from benchmarks.shared.runner import train
-from benchmarks.shared.scores import scores
 
 KEY = dict(zip(RUN, ("tabular", "iris", "mlp", "dsa"), strict=True))
 

@@ -21,7 +21,6 @@ from benchmarks.shared.models.fractional_pool import (
     pool_regions,
     pooling_sequence,
 )
-from benchmarks.speed import pooling
 
 LAWS = settings(max_examples=30, deadline=None, derandomize=True)
 KINDS = ("pseudorandom", "random")
@@ -360,13 +359,3 @@ def test_both_gradients_of_a_step_see_the_same_regions():
         _, grads, grad_fn = dsa_optax.nnx.value_and_grad(loss)(model)
         probe = grad_fn(nnx.as_pure(nnx.state(model, nnx.Param)))
         np.testing.assert_array_equal(probe["scale"], grads["scale"][...])
-
-
-def test_speed_reports_a_ratio_to_ordinary_pooling(monkeypatch):
-    layers = dict(list(pooling.LAYERS.items())[:2])
-    monkeypatch.setattr(pooling, "LAYERS", layers)
-    table = pooling.speed(batch=2, channels=2, repeats=2)
-    assert list(table["layer"]) == 2 * ["max_pool", "disjoint, to 14"]
-    assert list(table["pass"]) == 2 * ["forward"] + 2 * ["backward"]
-    assert (table[["milliseconds", "ratio"]] > 0).all(axis=None)
-    assert (table["ratio"][table["layer"] == "max_pool"] == 1).all()

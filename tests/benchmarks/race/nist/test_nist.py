@@ -17,7 +17,7 @@ from benchmarks.shared.optimizers.contenders import CONTENDERS, Contender
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
-SHARED_DATA = Path(__file__).parents[4] / "shared" / "data"
+SHARED_DATA = Path(__file__).parents[5] / "shared" / "data"
 REAL_DATA = Path(os.environ.get(DATA_DIR_VARIABLE) or SHARED_DATA)
 
 
@@ -384,7 +384,7 @@ def test_auto_dsa_crosses_no_pole_and_ends_at_the_certified_fit(name, data_dir):
 
 
 def test_the_page_follows_from_the_committed_records(tmp_path):
-    results = Path(__file__).parents[3] / "benchmarks" / "results"
+    results = Path(__file__).parents[4] / "benchmarks" / "results"
     (tmp_path / page.RECORDS).symlink_to(results / page.RECORDS)
     page.write(tmp_path)
     written = (tmp_path / "nist.md").read_text(encoding="utf-8")

@@ -1,0 +1,50 @@
+"""Arrows go one way: shared ← experiment ← page ← command ← the command line."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ("paper", "race", "minibatches", "speed")
+
+
+def imported(path):
+    """The modules of `benchmarks` that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("benchmarks"):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def parts_of(path):
+    return path.relative_to(ROOT / "benchmarks").with_suffix("").parts
+
+
+MODULES = sorted((ROOT / "benchmarks").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: "/".join(parts_of(path)))
+def test_no_module_imports_what_stands_above_it(path):
+    package, name = parts_of(path)[0], path.stem
+    for module in imported(path):
+        _, room, *inner = module.split(".")
+        if package == "shared":
+            assert room == "shared", module
+        elif package in EXPERIMENTS:
+            assert room in (package, "shared"), module
+        if name not in ("command", "__main__"):
+            assert module.startswith("benchmarks.shared") or "command" not in inner
+        if name not in ("page", "command", "__main__"):
+            assert "page" not in inner, module
+
+
+def test_the_library_does_not_import_the_benchmarks():
+    for path in (ROOT / "dsa_optax").rglob("*.py"):
+        assert not list(imported(path))
+
+
+def test_rooms_are_small():
+    tops = [p for p in (ROOT / "benchmarks").iterdir() if p.suffix == ".py"]
+    assert len(tops) + len(EXPERIMENTS) + 1 <= 8
+    for folder in {path.parent for path in MODULES}:
+        assert len(list(folder.glob("*.py"))) <= 15  # __init__.py among them
