@@ -273,6 +273,7 @@ def test_linen_one_dropout_mask_and_statistics_once():
     start = linen_state(kind=NoisyState, tx=make_tx(), **variables)
     state = noisy_step(start, key, X, Y)
 
+    @jax.jit
     def grad_at(params, key):
         return jax.grad(noisy_loss, has_aux=True)(params, stats, key, X, Y)
 

@@ -172,8 +172,8 @@ def test_donated_vmapped_pickled_and_sharded_as_any_state():
         return tx.update(grad_fn(params), state, params, grad_fn=grad_fn)[1]
 
     starts = jnp.asarray([-12.0, -3.0], jnp.float32)
-    many = jax.vmap(after_one, in_axes=(0, None))(starts, params)
-    one = after_one(starts[1], params)
+    many = jax.jit(jax.vmap(after_one, in_axes=(0, None)))(starts, params)
+    one = jax.jit(after_one)(starts[1], params)
     chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[1], many), one)
 
 
