@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.minibatches import command as minibatches
 from benchmarks.minibatches import page as minibatch_page
+from benchmarks.minibatches import polishing_page
 from benchmarks.paper import command as paper
 from benchmarks.paper import page as paper_page
 from benchmarks.paper.images import command as images
@@ -28,7 +29,7 @@ from benchmarks.speed import command as speed
 def write_pages(output: Path) -> None:
     """The page of claims, and those of the races that have records."""
     paper_page.write(output)
-    for page in (race_page, minibatch_page, nist_page):
+    for page in (race_page, minibatch_page, polishing_page, nist_page):
         if (output / page.RECORDS).exists():
             page.write(output)
 

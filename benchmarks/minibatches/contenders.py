@@ -1,44 +1,97 @@
-"""Who takes part in the mini-batch race, each at its default and over a grid."""
+"""Who takes part in the mini-batch race, over rates and schedules."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
+import numpy as np
 import optax
 
 import dsa_optax
-from benchmarks.shared.optimizers.contenders import OURS as FULL_BATCH
-from benchmarks.shared.optimizers.contenders import Contender, rate
+from benchmarks.shared.optimizers.soap import soap
+
+WARM_UP, DECAY = 0.05, 0.2
+"""Shares of the steps of warm-up-stable-decay."""
+
+
+def constant(steps: int) -> np.ndarray:
+    """No schedule."""
+    return np.ones(steps)
+
+
+def cosine(steps: int) -> np.ndarray:
+    """From 1 to 0."""
+    return (1 + np.cos(np.pi * np.arange(steps) / steps)) / 2
+
+
+def warmup_stable_decay(steps: int) -> np.ndarray:
+    """Up in the first twentieth of the steps, and down to 0 in the last fifth."""
+    share = np.arange(steps) / steps
+    up = (share + 1 / steps) / WARM_UP
+    return np.minimum(np.minimum(up, 1), (1 - share) / DECAY)
+
+
+SCHEDULES: Mapping[str, Callable[[int], np.ndarray]] = {
+    "constant": constant,
+    "cosine": cosine,
+    "wsd": warmup_stable_decay,
+}
+"""From the number of steps to what the rate is multiplied by at each."""
+
+
+class Contender(NamedTuple):
+    """An optimizer in the race.
+
+    Attributes:
+      label: for tables and figures.
+      make: from a schedule of its learning rate to the optimizer.
+      rates: the default first, and then the others of its grid.
+      customary: the schedule that its users give it, a name of `SCHEDULES`.
+      ours: whether it is this package's own, and so no rival.
+    """
+
+    label: str
+    make: Callable[[optax.Schedule], optax.GradientTransformation]
+    rates: Sequence[float]
+    customary: str = "cosine"
+    ours: bool = False
+
+
+def _adapted(schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The recipe of `adapt`'s docstring, its step multiplied by the schedule."""
+    recipe = dsa_optax.adapt(
+        optax.contrib.muon(1.0), init_log2_lr=-5.0, min_log2_lr=-12.0, decrease=0.5
+    )
+    return optax.chain(recipe, optax.scale_by_schedule(schedule))
+
 
 RIVALS: Mapping[str, Contender] = {
-    "adam": rate("Adam", optax.adam, 1e-3, 3e-3, 0.01, 0.03),
-    "adamw": rate(
-        "AdamW", partial(optax.adamw, weight_decay=0.01), 1e-3, 3e-3, 0.01, 0.03
+    "adam": Contender("Adam", optax.adam, (1e-3, 3e-4, 3e-3, 0.01, 0.03)),
+    "adamw": Contender(
+        "AdamW",
+        partial(optax.adamw, weight_decay=0.01),
+        (1e-3, 3e-4, 3e-3, 0.01, 0.03),
     ),
-    "muon": rate("Muon", optax.contrib.muon, 0.02, 5e-3, 0.01, 0.05),
-    "prodigy": rate("Prodigy", optax.contrib.prodigy, 1.0, 0.3, 0.5, 2.0),
-    "schedule-free": rate(
+    "muon": Contender("Muon", optax.contrib.muon, (0.02, 5e-3, 0.01, 0.05, 0.1)),
+    "soap": Contender("SOAP", soap, (3e-3, 3e-4, 1e-3, 0.01, 0.03)),
+    "prodigy": Contender("Prodigy", optax.contrib.prodigy, (1.0, 0.25, 0.5, 2.0, 4.0)),
+    "schedule-free": Contender(
         "Schedule-free AdamW",
         optax.contrib.schedule_free_adamw,
-        *(2.5e-3, 1e-3, 5e-3, 1e-2),
+        (2.5e-3, 1e-3, 5e-3, 0.01, 0.02),
+        customary="constant",
     ),
 }
 """The defaults are Optax's; of Adam, AdamW and Muon, which have none, the authors'."""
 
 OURS: Mapping[str, Contender] = {
-    "adapted-muon": Contender(
-        "adapt(Muon)",
-        lambda _: dsa_optax.adapt(
-            optax.contrib.muon(1.0), init_log2_lr=-5.0, min_log2_lr=-12.0, decrease=0.5
-        ),
-        ours=True,
-    ),
-    "auto-dsa": FULL_BATCH["auto-dsa"],
+    "adapted-muon": Contender("adapt(Muon)", _adapted, (1.0,), ours=True),
 }
-"""The form for mini-batches, chosen on MNIST, and the one for full batches."""
+"""The form of `adapt` for mini-batches, whose rates nobody sets."""
 
 CONTENDERS: Mapping[str, Contender] = {**RIVALS, **OURS}
 
 
-def setting_name(name: str, contender: Contender, setting: float) -> str:
-    """The optimizer in the records: "adam 0.003", or the name where nothing is set."""
-    return f"{name} {setting:g}" if len(contender.settings) > 1 else name
+def setting_name(name: str, schedule: str, rate: float) -> str:
+    """The optimizer in the records: "adam cosine 0.003"."""
+    return f"{name} {schedule} {rate:g}"

@@ -1,29 +1,64 @@
-"""The page of the race's mini-batch division, and its figure."""
+"""The page of the mini-batch race: who wins, tables, a figure."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.minibatches.contenders import CONTENDERS, RIVALS
+from benchmarks.minibatches.contenders import CONTENDERS, RIVALS, SCHEDULES
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
 from benchmarks.shared.files import replacing
-from benchmarks.shared.optimizers.contenders import Contender
 from benchmarks.shared.tables import in_markdown, spread
 
 RECORDS = "minibatch_race.csv"
 FIGURE = "minibatch_race.png"
 
-_DASHES = ("-", "--", "-.")
+LINES = {
+    "Muon at 0.02 with a cosine": "muon cosine 0.02",
+    "AdamW at 0.001 with a cosine": "adamw cosine 0.001",
+    "`adapt` around Muon": "adapted-muon constant 1",
+    "`adapt` around Muon with a cosine": "adapted-muon cosine 1",
+}
+"""What nobody has to tune, by its name in the records."""
 
-_BEST = ", best"
+RUN = ["contender", "schedule", "rate"]
 
-Setting = tuple[str, float]
-"""A contender's name and its setting."""
+_DATASETS = {
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "unicode-names": "Unicode names",
+    "shakespeare": "Tiny Shakespeare",
+}
+
+
+class Measure(NamedTuple):
+    """What a task is judged by.
+
+    Attributes:
+      column: of the records.
+      better: 1 where more is better, −1 where less is.
+      digits: how many after the point.
+      tolerance: what counts as level.
+    """
+
+    column: str
+    better: int
+    digits: int
+    tolerance: float
+
+
+ACCURACY = Measure("test_accuracy", 1, 2, 0.1)
+LOSS = Measure("test_loss", -1, 3, 0.01)
+
+
+def measure_of(dataset: str) -> Measure:
+    """Images are judged by accuracy, text by its loss."""
+    return LOSS if dataset in ("unicode-names", "shakespeare") else ACCURACY
 
 
 def write(output: Path) -> None:
@@ -35,192 +70,232 @@ def write(output: Path) -> None:
 
 
 def sections(records: pd.DataFrame) -> Iterator[str]:
-    """The division in Markdown, from its records."""
+    """The race in Markdown, from its records."""
     yield "# The race on mini-batches"
+    yield verdict(records)
     yield _introduction(records)
     for title, frame in tables(records):
         yield f"## {title}"
         yield in_markdown(frame)
-    yield f"![Test accuracy by epoch]({FIGURE})"
+    yield f"![Test accuracy or loss by epoch]({FIGURE})"
+
+
+def verdict(records: pd.DataFrame) -> str:
+    """Who wins among the lines that tune nothing, in a sentence or two."""
+    nearest, level = dict.fromkeys(LINES, 0), dict.fromkeys(LINES, 0)
+    tasks = list(by_task(records))
+    for task, runs in tasks:
+        behind = gaps(runs, measure_of(task[0]))
+        for line, gap in behind.items():
+            nearest[line] += gap == min(behind.values())
+            level[line] += gap <= measure_of(task[0]).tolerance
+    most = max(nearest.values())
+    first = " and ".join(line for line in LINES if nearest[line] == most)
+    others = _counted({line: n for line, n in nearest.items() if n < most})
+    return (
+        f"**Who wins: {first}**, of the lines that tune nothing: the nearest to the "
+        "best rival, tuned to the task with its schedule, "
+        f"on {most} of {len(tasks)} tasks"
+        f"{f' ({others})' if others else ''}. Level with that rival or ahead of it, "
+        "within 0.1 points, for text 0.01 nats: "
+        f"{_counted(level) or 'none of them, on any task'}."
+    )
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{line} on {n}" for line, n in counts.items() if n)
+
+
+def gaps(runs: pd.DataFrame, measure: Measure) -> dict[str, float]:
+    """How far each of the `LINES` is behind the best rival at its best, on a task."""
+    ends = _ends(runs, measure)
+    means = measure.better * ends.groupby(["contender", "optimizer"])["value"].mean()
+    rivals = means[means.index.get_level_values("contender").isin(list(RIVALS))]
+    by_name = means.droplevel("contender")
+    return {
+        line: float(rivals.max() - by_name.get(name, -math.inf))
+        for line, name in LINES.items()
+    }
+
+
+def gaps_table(records: pd.DataFrame) -> pd.DataFrame:
+    """A row a line that tunes nothing, a column a task; below 0 it is ahead."""
+    rows: dict[str, dict[str, str]] = {}
+    for task, runs in by_task(records):
+        measure = measure_of(task[0])
+        for line, gap in gaps(runs, measure).items():
+            cell = f"{gap:.{measure.digits}f}" if math.isfinite(gap) else "–"
+            rows.setdefault(line, {})[title(task)] = cell
+    return _frame(rows)
 
 
 def _introduction(records: pd.DataFrame) -> str:
     grids = "; ".join(
-        f"{contender.label} {', '.join(f'{s:g}' for s in contender.settings)}"
+        f"{contender.label} {', '.join(f'{rate:g}' for rate in contender.rates)}"
         for contender in RIVALS.values()
     )
     sizes = "; ".join(
-        f"{_title(task)} {runs['train_examples'].iloc[0]:,} and "
-        f"{runs['test_examples'].iloc[0]:,} ({runs['seed'].nunique()} seeds)"
-        for task, runs in _by_task(records)
+        f"{title(task)} {runs['train_examples'].iloc[0]:,} and "
+        f"{runs['test_examples'].iloc[0]:,}, {runs['steps'].iloc[0]:,} steps "
+        f"({runs['seed'].nunique()} seeds)"
+        for task, runs in by_task(records)
     )
-    epochs = records["epoch"].max()
     return f"""\
 By `python -m benchmarks minibatch-race --output benchmarks/results`
-({", ".join(records["device"].unique())}), {epochs} epochs, constant rates. It is a
-reduced run: training and test examples are {sizes}. Accuracy is per cent on the test
-examples after the last epoch, mean ± standard deviation over the seeds; of the
-attention net it is that of the next character.
+({", ".join(records["device"].unique())}), batches of 128. Training and test examples:
+{sizes}. Images are judged by accuracy in per cent, text by the loss of the next
+character in nats, on the test examples after the last epoch, mean ± standard deviation
+over the seeds.
 
-"Best" is the setting with the best mean test accuracy at the end, chosen for each cell
-on the very test examples: the rivals are flattered. The grids, with the default first:
-{grids}. In parentheses stands the first epoch after which the mean accuracy is at the
-target, or – if it never is. The target is what the best rival, at its best setting, has
-after three quarters of the epochs (rounded up).
+Every optimizer runs at each of its rates at a constant rate, under a cosine to zero,
+and with warm-up in a twentieth of the steps and a decay in the last fifth (wsd). *Best*
+is the rate and schedule with the best mean at the end, chosen for each task on the very
+test examples: the rivals are flattered. *Default* is the first rate, with the schedule
+that its users give it (a cosine; schedule-free none). The grids, with the default
+first: {grids}.
 
 adapt(Muon) is `adapt(optax.contrib.muon(1.0), init_log2_lr=-5.0, min_log2_lr=-12.0,
-decrease=0.5)` in all cells: numbers chosen on the two nets on MNIST, on which CIFAR-10
-and the names had no say. These are short runs, of 20 to 400 steps; see [what was
-tried](../tried.md) for a long one."""
+decrease=0.5)`, its step multiplied by the schedule: no rate is set.\
+{missing(records)}"""
+
+
+def missing(records: pd.DataFrame) -> str:
+    """What was not run, in a sentence."""
+    gone = []
+    for task, runs in by_task(records):
+        there = runs.groupby("contender")["schedule"].unique()
+        for name, contender in CONTENDERS.items():
+            lacks = [s for s in SCHEDULES if s not in there.get(name, [])]
+            if lacks:
+                gone.append(f"{contender.label} on {title(task)} ({', '.join(lacks)})")
+    return f"\n\n**Not run yet**: {'; '.join(gone)}." if gone else ""
 
 
 def tables(records: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """A table a batch size, with its title."""
-    for batch_size, runs in _by_batch_size(records):
-        yield f"Batches of {batch_size:,}", table(runs)
+    """Titles and tables: everyone at default and best, and what schedules do."""
+    yield "How far behind the best tuned rival", gaps_table(records)
+    yield "At the end", table(records)
+    yield "What a schedule does: the best rate with each", schedules_table(records)
 
 
-def table(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a contender, at its default and at its best; a column a task.
-
-    Args:
-      runs: the records of one batch size.
-    """
+def table(records: pd.DataFrame) -> pd.DataFrame:
+    """A row a contender, at its default and at its best; a column a task."""
     rows: dict[str, dict[str, str]] = {}
-    for task, of_task in _by_task(runs):
-        curves = _curves(of_task)
-        target = _target(curves)
-        for name, contender in _present(of_task).items():
-            for label, setting in _shown(name, contender, curves):
-                cell = _cell(of_task, curves, (name, setting), target)
-                if label.endswith(_BEST):
-                    cell += f" at {setting:g}"
-                rows.setdefault(label, {})[_title(task)] = cell
+    for task, runs in by_task(records):
+        measure = measure_of(task[0])
+        for name, contender in CONTENDERS.items():
+            mine = _ends(runs[runs["contender"] == name], measure)
+            if mine.empty:
+                continue
+            best = _best(mine, measure)
+            default = (name, contender.customary, contender.rates[0])
+            for label, setting in (("default", default), ("best", best)):
+                values = mine.set_index(RUN)["value"].sort_index()
+                if setting not in values.index:
+                    continue
+                cell = spread(values.loc[[setting]], measure.digits)
+                if label == "best":
+                    cell += f" ({setting[1]}, {setting[2]:g})"
+                rows.setdefault(f"{contender.label}, {label}", {})[title(task)] = cell
+    return _frame(rows)
+
+
+def schedules_table(records: pd.DataFrame) -> pd.DataFrame:
+    """A row a contender, a column a task: constant / cosine / wsd."""
+    rows: dict[str, dict[str, str]] = {}
+    for task, runs in by_task(records):
+        measure = measure_of(task[0])
+        for name, contender in CONTENDERS.items():
+            mine = _ends(runs[runs["contender"] == name], measure)
+            means = mine.groupby(["schedule", "rate"])["value"].mean()
+            cells = [
+                f"{_extreme(means[schedule], measure):.{measure.digits}f}"
+                for schedule in SCHEDULES
+                if schedule in means.index.get_level_values("schedule")
+            ]
+            if cells:
+                rows.setdefault(contender.label, {})[title(task)] = " / ".join(cells)
+    return _frame(rows)
+
+
+def _frame(rows: dict[str, dict[str, str]]) -> pd.DataFrame:
     frame = pd.DataFrame.from_dict(rows, orient="index").fillna("")
     return frame.rename_axis("optimizer").reset_index()
 
 
+def _ends(runs: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    """The last look of each run, its measure as "value"."""
+    last = runs[runs["epoch"] == runs["epoch"].max()]
+    return last.assign(value=last[measure.column])
+
+
+def _extreme(values: pd.Series, measure: Measure) -> float:
+    return float(values.max() if measure.better > 0 else values.min())
+
+
+def _best(ends: pd.DataFrame, measure: Measure) -> tuple[str, str, float]:
+    """Contender, schedule and rate with the best mean."""
+    means = measure.better * ends.groupby(RUN)["value"].mean()
+    ranked = means.sort_values(ascending=False, kind="stable").reset_index()
+    best = ranked.iloc[0]
+    return str(best["contender"]), str(best["schedule"]), float(best["rate"])
+
+
 def figure(records: pd.DataFrame, path: Path) -> None:
-    """Test accuracy by epoch: a row a batch size, a column a task."""
-    tasks, sizes = list(_by_task(records)), list(_by_batch_size(records))
-    size = (max(3.4 * len(tasks), 6.5), 3 * len(sizes) + 0.8)
+    """The measure by epoch, each contender at its best: a panel a task."""
+    tasks = list(by_task(records))
+    columns = min(len(tasks), 4)
+    rows = -(-len(tasks) // columns)
+    size = (max(3.4 * columns, 6.5), 3 * rows + 0.9)
     sheet = Figure(figsize=size, layout="constrained")
-    panels = sheet.subplots(len(sizes), len(tasks), squeeze=False, sharex=True)
-    for (batch_size, of_size), row in zip(sizes, panels, strict=True):
-        of_tasks = dict(_by_task(of_size))
-        for (task, _), axes in zip(tasks, row, strict=True):
-            if task in of_tasks:
-                _draw(axes, of_tasks[task])
-            axes.set_title(f"{_title(task)}, batch {batch_size:,}", fontsize=10)
-            axes.grid(alpha=0.25)
-        row[0].set_ylabel("test accuracy, per cent")
-    for axes in panels[-1]:
+    panels = sheet.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels[len(tasks) :]:
+        panel.set_axis_off()
+    for (task, runs), axes in zip(tasks, panels, strict=False):
+        _draw(axes, runs, measure_of(task[0]))
+        axes.set_title(title(task), fontsize=10)
         axes.set_xlabel("epochs")
+        axes.grid(alpha=0.25)
     sheet.suptitle(
-        "Mini-batches, mean over the seeds; each at its best setting, dotted at its "
-        "default"
+        "Mini-batches, each optimizer at its best rate and schedule: mean over seeds"
     )
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    sheet.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    sheet.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     save(sheet, path)
 
 
-def _draw(axes: Axes, runs: pd.DataFrame) -> None:
-    """Means over the seeds; the worst defaults fall out at the bottom."""
-    curves, floor = _curves(runs), math.inf
-    for name, contender in _present(runs).items():
-        style = _style(name)
-        best = curves[_best(name, curves)]
-        axes.plot(best, label=contender.label, **style)
-        floor = min(floor, float(best.min()))
-        default = curves.get((name, contender.settings[0]))
-        if default is not None and len(contender.settings) > 1:
-            axes.plot(default, **{**style, "linestyle": ":"})
-    top = float(curves.to_numpy().max())
-    axes.set_ylim(bottom=floor - 0.05 * (top - floor))
+def _draw(axes: Axes, runs: pd.DataFrame, measure: Measure) -> None:
+    """Means over the seeds."""
+    for name, contender in CONTENDERS.items():
+        mine = runs[runs["contender"] == name]
+        if mine.empty:
+            continue
+        _, schedule, rate = _best(_ends(mine, measure), measure)
+        chosen = mine[(mine["schedule"] == schedule) & (mine["rate"] == rate)]
+        curve = chosen.groupby("epoch")[measure.column].mean()
+        axes.plot(curve, label=contender.label, **_style(name))
+    axes.set_ylabel("test accuracy, %" if measure is ACCURACY else "test loss, nats")
 
 
 def _style(name: str) -> dict[str, Any]:
-    """A look for each contender; ours are in DSA's colour."""
+    """A look for each contender; ours is in DSA's colour."""
     if name in RIVALS:
         color = OTHER_COLORS[list(RIVALS).index(name) % len(OTHER_COLORS)]
-        return {"color": color, "linewidth": 1.2}
-    ours = [other for other in CONTENDERS if other not in RIVALS]
-    dashes = _DASHES[ours.index(name) % len(_DASHES)]
-    return {"color": DSA_COLOR, "linewidth": 2.4, "linestyle": dashes, "zorder": 3}
+        return {"color": color, "linewidth": 1.2, "marker": ".", "markersize": 4}
+    return {"color": DSA_COLOR, "linewidth": 2.4, "zorder": 3}
 
 
-def _curves(runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean test accuracy by epoch, a column (contender, setting), of one task."""
-    return runs.pivot_table(
-        index="epoch", columns=["contender", "setting"], values="test_accuracy"
-    )
+def title(task: tuple[str, str]) -> str:
+    """A task for people."""
+    dataset, model = task
+    net, _, epochs = model.partition(", ")
+    net = net if net == "attention" else net.upper()
+    return ", ".join(filter(None, [f"{net} on {_DATASETS[dataset]}", epochs]))
 
 
-def _best(name: str, curves: pd.DataFrame) -> Setting:
-    """The setting of a contender's with the best end."""
-    return name, float(curves[name].iloc[-1].idxmax())
-
-
-def _target(curves: pd.DataFrame) -> float:
-    """What the best rival, at its best setting, has after 3/4 of the epochs."""
-    names = set(curves.columns.get_level_values("contender"))
-    best = [_best(name, curves) for name in RIVALS if name in names]
-    if not best:
-        return math.inf
-    leader = max(best, key=lambda setting: curves[setting].iloc[-1])
-    return float(curves[leader].loc[math.ceil(0.75 * curves.index[-1])])
-
-
-def _cell(
-    runs: pd.DataFrame, curves: pd.DataFrame, setting: Setting, target: float
-) -> str:
-    """Accuracy at the end, and the first epoch at the target."""
-    there = curves.index[curves[setting] >= target]
-    at_end = runs[runs["epoch"] == runs["epoch"].max()].set_index(
-        ["contender", "setting"]
-    )
-    accuracy = spread(at_end.loc[[setting], "test_accuracy"])
-    return f"{accuracy} ({there[0] if len(there) else '–'})"
-
-
-def _shown(
-    name: str, contender: Contender, curves: pd.DataFrame
-) -> Iterator[tuple[str, float]]:
-    """Rows of a contender: the label, and the setting shown there."""
-    if len(contender.settings) == 1:
-        yield contender.label, contender.settings[0]
-        return
-    if contender.settings[0] in curves[name]:
-        yield f"{contender.label}, default", contender.settings[0]
-    yield f"{contender.label}{_BEST}", _best(name, curves)[1]
-
-
-def _present(runs: pd.DataFrame) -> Mapping[str, Contender]:
-    names = set(runs["contender"])
-    return {name: c for name, c in CONTENDERS.items() if name in names}
-
-
-def _title(task: tuple[str, str]) -> str:
-    net, dataset = task
-    return f"{net if net == 'attention' else net.upper()}, {_DATASETS[dataset]}"
-
-
-_DATASETS = {
-    "mnist": "MNIST",
-    "cifar10": "CIFAR-10",
-    "unicode-names": "Unicode names",
-}
-
-
-def _by_task(records: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
-    """(net, data set), and the records of it."""
-    net = records["model"].str.split(" batch ").str[0]
-    for (name, dataset), runs in records.groupby([net, "dataset"], sort=False):
-        yield (str(name), str(dataset)), runs
-
-
-def _by_batch_size(records: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
-    size = records["model"].str.split(" batch ").str[1].astype(int)
-    for batch_size, runs in records.groupby(size):
-        yield int(str(batch_size)), runs
+def by_task(
+    records: pd.DataFrame,
+) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """(data set, model), and the records of it."""
+    for (dataset, model), runs in records.groupby(["dataset", "model"], sort=False):
+        yield (str(dataset), str(model)), runs

@@ -1,24 +1,23 @@
-"""The race's mini-batch division: test accuracy at equal epochs."""
+"""The mini-batch race: test loss and accuracy at equal epochs."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pandas as pd
 
 import dsa_optax
-from benchmarks.minibatches.contenders import setting_name
+from benchmarks.minibatches.contenders import SCHEDULES, Contender, setting_name
 from benchmarks.minibatches.tasks import Examples, Task
-from benchmarks.shared.optimizers.contenders import Contender
 from benchmarks.shared.records import Records
 
 EXPERIMENT = "minibatch-race"
-BATCH_SIZES = (128, 1024)
-EPOCHS = 5
 
 Carry = tuple[optax.Params, optax.OptState]
 
@@ -31,36 +30,41 @@ def _at_test(params: Any, state: Any) -> Any:
 
 
 @partial(jax.jit, static_argnums=0)
-def _accuracy(
-    logits: Callable[..., jax.Array], params: Any, state: Any, examples: Examples
-) -> jax.Array:
+def scores(
+    logits: Callable[..., jax.Array], params: Any, examples: Examples
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy and accuracy in per cent."""
     inputs, labels = examples
-    predicted = jnp.argmax(logits(_at_test(params, state), inputs), axis=-1)
-    return 100 * jnp.mean(predicted == labels)
+    found = logits(params, inputs)
+    losses = optax.softmax_cross_entropy_with_integer_labels(found, labels)
+    return losses.mean(), 100 * jnp.mean(jnp.argmax(found, axis=-1) == labels)
 
 
 class Trainer:
-    """An optimizer on a task, at one batch size, compiled once for all its settings."""
+    """An optimizer on a task, compiled once for all its rates and schedules."""
 
-    def __init__(self, task: Task, contender: Contender, batch_size: int) -> None:
+    def __init__(self, task: Task, contender: Contender) -> None:
         """Compiles, so that the clock sees nothing of it."""
-        self.task, self.contender, self.batch_size = task, contender, batch_size
+        self.task, self.contender = task, contender
         self._start = jax.jit(self._first)
-        setting, key = jnp.float32(0), jax.random.key(0)
-        carry = jax.eval_shape(self._first, setting, key)
-        epoch = jax.jit(self._one_epoch).lower(setting, carry, key, task.train)
+        rates, key = jnp.zeros(task.steps), jax.random.key(0)
+        carry = jax.eval_shape(self._first, rates, key)
+        epoch = jax.jit(self._one_epoch).lower(rates, carry, key, task.train)
         self._epoch = epoch.compile()
 
-    def _first(self, setting: jax.Array, key: jax.Array) -> Carry:
+    def _make(self, rates: jax.Array) -> optax.GradientTransformation:
+        return self.contender.make(lambda count: rates[count])
+
+    def _first(self, rates: jax.Array, key: jax.Array) -> Carry:
         params = self.task.net.init(key)
-        return params, self.contender.make(setting).init(params)
+        return params, self._make(rates).init(params)
 
     def _one_epoch(
-        self, setting: jax.Array, carry: Carry, key: jax.Array, examples: Examples
+        self, rates: jax.Array, carry: Carry, key: jax.Array, examples: Examples
     ) -> tuple[Carry, jax.Array]:
         """Once through the examples; also the mean of the losses met on the way."""
         step = dsa_optax.make_train_step(
-            self.task.loss, self.contender.make(setting), donate=False
+            self.task.loss, self._make(rates), donate=False
         )
 
         def update(carry: Carry, rows: jax.Array) -> tuple[Carry, jax.Array]:
@@ -68,31 +72,44 @@ class Trainer:
             params, state, loss = step(*carry, inputs[rows], labels[rows])
             return (params, state), loss
 
-        order = batches(key, len(examples[0]), self.batch_size)
+        order = batches(key, len(examples[0]), self.task.batch_size)
         carry, losses = jax.lax.scan(update, carry, order)
         return carry, losses.mean()
 
-    def train(self, setting: float, seed: int, epochs: int) -> pd.DataFrame:
-        """Trains one seed at one setting, and tests it after every epoch.
-
-        Returns:
-          A row an epoch; its seconds are those of training alone, from the start.
-        """
-        rate = jnp.float32(setting)
+    def epochs(
+        self, schedule: str, rate: float, seed: int
+    ) -> Iterator[tuple[Any, float, float]]:
+        """Trains one seed; yields params to judge, mean loss, and seconds so far."""
+        table = rate * SCHEDULES[schedule](self.task.steps)
+        rates = jnp.asarray(table, jnp.float32)
         init_key, key = jax.random.split(jax.random.key(seed))
-        carry = jax.block_until_ready(self._start(rate, init_key))
-        rows, seconds = [], 0.0
-        for epoch in range(1, epochs + 1):
-            epoch_key, train = jax.random.fold_in(key, epoch), self.task.train
+        carry = jax.block_until_ready(self._start(rates, init_key))
+        seconds = 0.0
+        for epoch in range(1, self.task.epochs + 1):
+            epoch_key = jax.random.fold_in(key, epoch)
             started = time.perf_counter()
             carry, loss = jax.block_until_ready(
-                self._epoch(rate, carry, epoch_key, train)
+                self._epoch(rates, carry, epoch_key, self.task.train)
             )
             seconds += time.perf_counter() - started
-            accuracy = _accuracy(self.task.net.logits, *carry, self.task.test)
-            rows.append((epoch, float(accuracy), float(loss), seconds))
-        columns = ["epoch", "test_accuracy", "train_loss", "seconds"]
-        return pd.DataFrame(rows, columns=columns).assign(seed=seed, setting=setting)
+            yield _at_test(*carry), float(loss), seconds
+
+    def train(self, schedule: str, rate: float, seed: int) -> pd.DataFrame:
+        """Trains one seed, and tests it on the way.
+
+        Returns:
+          A row a look; its seconds are those of training alone, from the start.
+        """
+        task = self.task
+        looks = np.linspace(0, task.epochs, task.looks + 1).round().astype(int)[1:]
+        trained = self.epochs(schedule, rate, seed)
+        rows = [
+            (epoch, *map(float, scores(task.net.logits, params, task.test)), *met)
+            for epoch, (params, *met) in enumerate(trained, 1)
+            if epoch in looks
+        ]
+        columns = ["epoch", "test_loss", "test_accuracy", "train_loss", "seconds"]
+        return pd.DataFrame(rows, columns=columns).assign(seed=seed)
 
 
 def batches(key: jax.Array, examples: int, batch_size: int) -> jax.Array:
@@ -106,52 +123,52 @@ def run(
     contenders: Mapping[str, Contender],
     *,
     seeds: int,
-    batch_sizes: Sequence[int] = BATCH_SIZES,
-    epochs: int = EPOCHS,
+    schedules: Sequence[str] = tuple(SCHEDULES),
 ) -> Iterator[str]:
     """Trains and records what the records lack; yields each optimizer's name, done.
 
     Args:
       records: where results go, and what is there already.
       tasks: what is trained.
-      contenders: who trains, by name; each at all its settings.
+      contenders: who trains, by name; each at all its rates, with every schedule.
       seeds: how many, of 0, 1, 2, ….
-      batch_sizes: examples in a batch.
-      epochs: how often each example is seen.
+      schedules: names of `SCHEDULES`.
     """
     for task in tasks:
-        for batch_size in batch_sizes:
-            for name, contender in contenders.items():
-                _run_all(records, task, batch_size, name, contender, seeds, epochs)
-                yield f"{name}, {task.model} on {task.dataset}, batch {batch_size}"
+        for name, contender in contenders.items():
+            _run_all(records, task, name, contender, schedules, seeds)
+            yield f"{name}, {task.model} on {task.dataset}"
+        jax.clear_caches()  # XLA's programs hold the task's data
 
 
 def _run_all(
     records: Records,
     task: Task,
-    batch_size: int,
     name: str,
     contender: Contender,
+    schedules: Sequence[str],
     seeds: int,
-    epochs: int,
 ) -> None:
-    """All settings and seeds of one optimizer, each recorded as it ends."""
+    """All rates, schedules and seeds of one optimizer, each recorded as it ends."""
     trainer = None
-    for setting in contender.settings:
+    for schedule, rate in product(schedules, contender.rates):
         unit = {
             "experiment": EXPERIMENT,
             "dataset": task.dataset,
-            "model": f"{task.model} batch {batch_size}",
-            "optimizer": setting_name(name, contender, setting),
+            "model": task.model,
+            "optimizer": setting_name(name, schedule, rate),
         }
         there = records.run(unit)
         for seed in range(seeds):
             if not there.empty and (there["seed"] == seed).any():
                 continue
-            trainer = trainer or Trainer(task, contender, batch_size)
-            rows = trainer.train(setting, seed, epochs)
+            trainer = trainer or Trainer(task, contender)
+            rows = trainer.train(schedule, rate, seed)
             about = {
                 "contender": name,
+                "schedule": schedule,
+                "rate": rate,
+                "steps": task.steps,
                 "train_examples": len(task.train[0]),
                 "test_examples": len(task.test[0]),
                 "device": jax.devices()[0].device_kind,

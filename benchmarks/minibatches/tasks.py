@@ -1,7 +1,7 @@
 """What the mini-batch race trains: small nets on images and on text.
 
-The sizes are such that one core trains all rivals in some 35 minutes: the first images
-of each data set. All training sets are whole numbers of batches.
+Training sets are cut to the first images, or to some windows of a text, so that two
+cores can train a whole grid; each is a whole number of batches. Test sets are whole.
 """
 
 import hashlib
@@ -17,22 +17,17 @@ import numpy as np
 import optax
 
 from benchmarks.shared.data import images
+from benchmarks.shared.data import text as shakespeare
 from benchmarks.shared.data.files import DataDir
 from benchmarks.shared.data.images import to_inputs
 from benchmarks.shared.models.images import dnn
 
-TRAIN_EXAMPLES = {
-    "mlp-mnist": 10 * 1024,
-    "dnn-mnist": 5 * 1024,
-    "dnn-cifar10": 4 * 1024,
-    "attention": 4 * 1024,
-}
-
-TEST_EXAMPLES = 2000
-"""At most, as the file of CIFAR-10's test images may have fewer."""
+BATCH_SIZE = 128
 
 CONTEXT = 32
-"""Characters that the attention net sees."""
+"""Characters that the attention nets see."""
+
+TEST_WINDOWS = 2000
 
 Examples = tuple[jax.Array, jax.Array]
 """Inputs and labels, the examples on axis 0."""
@@ -51,14 +46,17 @@ class Net(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A net, and what it is trained and tested on.
+    """A net, what it is trained and tested on, and for how long.
 
     Attributes:
       dataset: its name in the records.
       model: the net's name in the records.
       net: the net.
-      train: a whole number of the largest batches.
+      train: a whole number of batches.
       test: examples that are in no batch.
+      epochs: how often each example is seen.
+      looks: tests on the way, of which the last is at the end.
+      batch_size: examples in a batch.
     """
 
     dataset: str
@@ -66,6 +64,14 @@ class Task(NamedTuple):
     net: Net
     train: Examples
     test: Examples
+    epochs: int = 5
+    looks: int = 5
+    batch_size: int = BATCH_SIZE
+
+    @property
+    def steps(self) -> int:
+        """Updates in all."""
+        return len(self.train[0]) // self.batch_size * self.epochs
 
     def loss(self, params: Any, inputs: jax.Array, labels: jax.Array) -> jax.Array:
         """Cross-entropy, a mean over the labels."""
@@ -95,25 +101,33 @@ def mlp(sizes: Sequence[int]) -> Net:
 
 
 def attention(
-    characters: int, context: int = CONTEXT, width: int = 64, heads: int = 2
+    characters: int,
+    context: int = CONTEXT,
+    width: int = 64,
+    heads: int = 2,
+    blocks: int = 1,
 ) -> Net:
-    """One block of causal self-attention, which foretells each next character.
+    """Blocks of causal self-attention, which foretell each next character.
 
     Args:
       characters: how many there are.
       context: the most that are seen at once.
       width: of the residual stream.
       heads: of the attention.
+      blocks: how many.
     """
-    shapes = {
-        "embed": (characters, width),
-        "place": (context, width),
+    block = {
         "query": (width, width),
         "key": (width, width),
         "value": (width, width),
         "mix": (width, width),
         "up": (width, 2 * width),
         "down": (2 * width, width),
+    }
+    shapes = {
+        "embed": (characters, width),
+        "place": (context, width),
+        **{f"{n}_{i}": shape for i in range(blocks) for n, shape in block.items()},
         "head": (width, characters),
     }
 
@@ -128,16 +142,20 @@ def attention(
     def norm(h: jax.Array) -> jax.Array:
         return jax.nn.standardize(h, axis=-1, epsilon=1e-5)
 
-    def logits(p: dict[str, jax.Array], text: jax.Array) -> jax.Array:
-        h = p["embed"][text] + p["place"][: text.shape[1]]
+    def attend(p: dict[str, jax.Array], i: int, h: jax.Array) -> jax.Array:
         seen = norm(h)
         query, key, value = (
-            (seen @ p[name]).reshape(*text.shape, heads, -1)
+            (seen @ p[f"{name}_{i}"]).reshape(*h.shape[:2], heads, -1)
             for name in ("query", "key", "value")
         )
         mixed = jax.nn.dot_product_attention(query, key, value, is_causal=True)
-        h = h + mixed.reshape(h.shape) @ p["mix"]
-        h = h + jax.nn.relu(norm(h) @ p["up"]) @ p["down"]
+        return h + mixed.reshape(h.shape) @ p[f"mix_{i}"]
+
+    def logits(p: dict[str, jax.Array], text: jax.Array) -> jax.Array:
+        h = p["embed"][text] + p["place"][: text.shape[1]]
+        for i in range(blocks):
+            h = attend(p, i, h)
+            h = h + jax.nn.relu(norm(h) @ p[f"up_{i}"]) @ p[f"down_{i}"]
         return norm(h) @ p["head"]
 
     return Net(init, logits)
@@ -158,22 +176,23 @@ def unicode_names() -> str:
 
 def _images(dataset: str, count: int, data_dir: DataDir) -> tuple[Examples, Examples]:
     data = images.load(dataset, data_dir)
-    train, test = slice(count), slice(TEST_EXAMPLES)
+    train = slice(count)
     return (
         (jnp.asarray(data.x_train[train]), jnp.asarray(data.y_train[train])),
-        (jnp.asarray(data.x_test[test]), jnp.asarray(data.y_test[test])),
+        (jnp.asarray(data.x_test), jnp.asarray(data.y_test)),
     )
 
 
-def mlp_task(data_dir: DataDir = None) -> Task:
+def mlp_task(data_dir: DataDir = None, *, epochs: int = 5) -> Task:
     """784-256-256-10 on MNIST."""
-    train, test = _images("mnist", TRAIN_EXAMPLES["mlp-mnist"], data_dir)
-    return Task("mnist", "mlp", mlp((784, 256, 256, 10)), train, test)
+    train, test = _images("mnist", 80 * BATCH_SIZE, data_dir)
+    name = "mlp" if epochs == 5 else f"mlp, {epochs} epochs"
+    return Task("mnist", name, mlp((784, 256, 256, 10)), train, test, epochs)
 
 
 def dnn_task(dataset: str, data_dir: DataDir = None) -> Task:
     """The light convolution net."""
-    train, test = _images(dataset, TRAIN_EXAMPLES[f"dnn-{dataset}"], data_dir)
+    train, test = _images(dataset, 40 * BATCH_SIZE, data_dir)
     height, width, channels = train[0].shape[1:]
     net = dnn((height, width, channels), n_classes=10)
 
@@ -183,26 +202,49 @@ def dnn_task(dataset: str, data_dir: DataDir = None) -> Task:
     return Task(dataset, "dnn", Net(net.init, logits), train, test)
 
 
-def attention_task(data_dir: DataDir = None) -> Task:
-    """The attention net on `unicode_names`, whose tail is for tests."""
-    del data_dir
-    characters, codes = np.unique(list(unicode_names()), return_inverse=True)
+def _windows(text: str) -> tuple[int, Examples]:
+    """How many characters there are, and windows whose labels are the next ones."""
+    characters, codes = np.unique(list(text), return_inverse=True)
     starts = np.arange(0, len(codes) - CONTEXT, CONTEXT)
     windows = jnp.asarray(codes[starts[:, None] + np.arange(CONTEXT + 1)], jnp.uint8)
-    inputs, labels = windows[:, :-1], windows[:, 1:].astype(jnp.int32)
-    train, test = slice(TRAIN_EXAMPLES["attention"]), slice(-TEST_EXAMPLES, None)
+    return len(characters), (windows[:, :-1], windows[:, 1:].astype(jnp.int32))
+
+
+def _text_task(dataset: str, text: str, windows: int, epochs: int, blocks: int) -> Task:
+    """An attention net on the head of a text, whose tail is for tests."""
+    characters, examples = _windows(text)
+    train, test = slice(windows), slice(-TEST_WINDOWS, None)
+    name = f"attention, {epochs} epochs"
     return Task(
-        "unicode-names",
-        "attention",
-        attention(len(characters)),
-        (inputs[train], labels[train]),
-        (inputs[test], labels[test]),
+        dataset,
+        name,
+        attention(characters, blocks=blocks),
+        (examples[0][train], examples[1][train]),
+        (examples[0][test], examples[1][test]),
+        epochs,
+        min(epochs, 5),
     )
+
+
+def names_task(data_dir: DataDir = None) -> Task:
+    """One block on `unicode_names`."""
+    del data_dir
+    return _text_task("unicode-names", unicode_names(), 32 * BATCH_SIZE, 5, blocks=1)
+
+
+def shakespeare_task(data_dir: DataDir = None, *, epochs: int) -> Task:
+    """Two blocks on Tiny Shakespeare."""
+    text = shakespeare.load(data_dir)
+    return _text_task("shakespeare", text, 64 * BATCH_SIZE, epochs, blocks=2)
 
 
 TASKS: Mapping[str, Callable[[DataDir], Task]] = {
     "mlp-mnist": mlp_task,
+    "mlp-mnist-long": partial(mlp_task, epochs=125),
     "dnn-mnist": partial(dnn_task, "mnist"),
+    "dnn-fashion": partial(dnn_task, "fashion-mnist"),
     "dnn-cifar10": partial(dnn_task, "cifar10"),
-    "attention": attention_task,
+    "names": names_task,
+    "shakespeare-2": partial(shakespeare_task, epochs=2),
+    "shakespeare-20": partial(shakespeare_task, epochs=20),
 }

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.minibatches import page as minibatch_page
+from benchmarks.minibatches import polishing_page
 from benchmarks.paper import page
 from benchmarks.race import page as race_page
 from benchmarks.shared.data import tables
@@ -39,7 +40,7 @@ def test_the_page_follows_from_the_records(tmp_path):
     assert without_versions(written) == without_versions(committed)
 
 
-@pytest.mark.parametrize("other", [race_page, minibatch_page])
+@pytest.mark.parametrize("other", [race_page, minibatch_page, polishing_page])
 def test_the_pages_of_the_races_follow_from_their_records(other, tmp_path):
     for file in RESULTS.glob("*.csv"):
         (tmp_path / file.name).symlink_to(file)

@@ -4,7 +4,10 @@ The folder is the `data_dir` argument, else the environment variable `DSA_OPTAX_
 else the user's cache. pooch downloads those that are missing, and checks them by hash.
 """
 
+import gzip
+import hashlib
 import os
+import zlib
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -27,12 +30,22 @@ class DataError(RuntimeError):
 
 
 class RemoteFile(NamedTuple):
-    """A file of the data folder, and where the original is published."""
+    """A file of the data folder, and where the original is published.
+
+    Attributes:
+      name: its path in the data folder.
+      url: of the original.
+      size: in bytes.
+      sha256: of its content.
+      unpacked: whether size and hash are those of what a .gz file holds: the headers of
+        copies differ.
+    """
 
     name: str
     url: str
     size: int
     sha256: str
+    unpacked: bool = False
 
     def error(self, path: Path, problem: str) -> DataError:
         """The error to raise about this file at `path`, with the ways out of it."""
@@ -43,17 +56,20 @@ class RemoteFile(NamedTuple):
         )
 
 
-def remote_files(table: str, url: str, folder: str = "") -> tuple[RemoteFile, ...]:
+def remote_files(
+    table: str, url: str, folder: str = "", unpacked: bool = False
+) -> tuple[RemoteFile, ...]:
     """Files that are published side by side.
 
     Args:
       table: the name, size in bytes and sha256 of each, with white space between them.
       url: of the folder that they are published in.
       folder: of the data folder, for those that have one of their own.
+      unpacked: as in `RemoteFile`, for all of them.
     """
     words = table.split()
     return tuple(
-        RemoteFile(f"{folder}{name}", f"{url}/{name}", int(size), sha256)
+        RemoteFile(f"{folder}{name}", f"{url}/{name}", int(size), sha256, unpacked)
         for name, size, sha256 in zip(words[::3], words[1::3], words[2::3], strict=True)
     )
 
@@ -83,6 +99,7 @@ def fetch(files: Iterable[RemoteFile], data_dir: DataDir) -> list[Path]:
     for file in files:
         if not _is_there(file, folder):
             _download(file, folder)
+            _is_there(file, folder)
         paths.append(folder / file.name)
     return paths
 
@@ -91,10 +108,14 @@ def _is_there(file: RemoteFile, folder: Path) -> bool:
     """Whether the folder has the file; raises `DataError` if it has it damaged."""
     path = folder / file.name
     try:
-        size, sha256 = path.stat().st_size, pooch.file_hash(path)
+        if file.unpacked:
+            content = gzip.decompress(path.read_bytes())
+            size, sha256 = len(content), hashlib.sha256(content).hexdigest()
+        else:
+            size, sha256 = path.stat().st_size, pooch.file_hash(path)
     except FileNotFoundError:
         return False
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise file.error(path, f"can't be read ({error})") from error
     if sha256 != file.sha256:
         found = f"is damaged: it has {size} bytes, sha256 {sha256}"
@@ -103,10 +124,14 @@ def _is_there(file: RemoteFile, folder: Path) -> bool:
 
 
 def _download(file: RemoteFile, folder: Path) -> None:
-    """Download the file; pooch moves it to its place only after checking the hash."""
+    """Download the file; pooch moves it to its place only after checking the hash.
+
+    It can't check the hash of what is inside; that comes afterwards.
+    """
     downloader = pooch.HTTPDownloader(timeout=DOWNLOAD_TIMEOUT)
+    known = None if file.unpacked else file.sha256
     try:
-        pooch.retrieve(file.url, file.sha256, file.name, folder, downloader=downloader)
+        pooch.retrieve(file.url, known, file.name, folder, downloader=downloader)
     except (OSError, ValueError) as error:  # from requests, and about the hash
         problem = f"is missing, and downloading it failed ({error})"
         raise file.error(folder / file.name, problem) from error

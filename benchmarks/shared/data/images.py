@@ -1,9 +1,9 @@
-"""The image data sets of the experiments: MNIST, SVHN, CIFAR-10 and CIFAR-100.
+"""The image data sets of the experiments: MNIST, its kin, SVHN, CIFAR-10, CIFAR-100.
 
 Their files lie in the data folder as they are published, in a folder for each data set,
 where pooch downloads those that are missing:
 
-    mnist/                  the four .gz files
+    mnist/, fashion-mnist/  the four .gz files
     svhn/                   train_32x32.mat, test_32x32.mat
     cifar-10-batches-bin/   from cifar-10-binary.tar.gz, which stays beside it
     cifar-100-binary/       from cifar-100-binary.tar.gz, which stays beside it
@@ -33,6 +33,7 @@ from benchmarks.shared.data.files import (
 )
 
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist"
+_FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 _SVHN = "http://ufldl.stanford.edu/housenumbers"
 _CIFAR = "https://www.cs.toronto.edu/~kriz"
 
@@ -46,6 +47,16 @@ t10k-images-idx3-ubyte.gz 1648877
     8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6
 t10k-labels-idx1-ubyte.gz 4542
     f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6
+"""
+_FASHION_FILES = """
+train-images-idx3-ubyte.gz 47040016
+    c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888
+train-labels-idx1-ubyte.gz 60008
+    bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9
+t10k-images-idx3-ubyte.gz 7840016
+    5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b
+t10k-labels-idx1-ubyte.gz 10008
+    0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34
 """
 _SVHN_FILES = """
 train_32x32.mat 182040794
@@ -62,6 +73,8 @@ cifar-100-binary.tar.gz 168513733
 
 FILES: dict[str, tuple[RemoteFile, ...]] = {
     "mnist": remote_files(_MNIST_FILES, _MNIST, "mnist/"),
+    # Debian has them too, in its package dataset-fashion-mnist, packed anew.
+    "fashion-mnist": remote_files(_FASHION_FILES, _FASHION, "fashion-mnist/", True),
     "svhn": remote_files(_SVHN_FILES, _SVHN, "svhn/"),
 }
 
@@ -109,11 +122,12 @@ def to_inputs(images: jax.Array | np.ndarray) -> jax.Array:
     return jnp.asarray(images).astype(jnp.float32) / 255
 
 
-def _mnist(data_dir: DataDir) -> Dataset:
-    arrays = map(_read_idx, fetch(FILES["mnist"], data_dir))
+def _mnist(name: str, data_dir: DataDir) -> Dataset:
+    """MNIST, or Fashion-MNIST, which has its format."""
+    arrays = map(_read_idx, fetch(FILES[name], data_dir))
     x_train, y_train, x_test, y_test = arrays
     return Dataset(
-        "mnist",
+        name,
         x_train[..., None],
         y_train.astype(np.int32),
         x_test[..., None],
@@ -182,7 +196,8 @@ def _read_cifar(
 
 
 DATASETS: dict[str, Callable[[DataDir], Dataset]] = {
-    "mnist": _mnist,
+    "mnist": partial(_mnist, "mnist"),
+    "fashion-mnist": partial(_mnist, "fashion-mnist"),
     "svhn": _svhn,
     "cifar10": partial(_cifar, "cifar10", (10,)),
     "cifar100": partial(_cifar, "cifar100", (20, 100)),  # coarse, fine

@@ -1,4 +1,4 @@
-"""The mini-batch division, in short real runs on scikit-learn's digits and on text."""
+"""The mini-batch race, in short real runs on scikit-learn's digits and on text."""
 
 import hashlib
 
@@ -6,45 +6,38 @@ import jax
 import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
+import optax
 import pandas as pd
 import pytest
-from sklearn.datasets import load_digits
 
 from benchmarks import __main__ as cli
-from benchmarks.minibatches import page, runs, tasks
-from benchmarks.minibatches.contenders import RIVALS
+from benchmarks.minibatches import contenders, page, runs, tasks
+from benchmarks.minibatches.contenders import CONTENDERS, RIVALS, SCHEDULES
 from benchmarks.shared.records import Records
+from tests.benchmarks.minibatches.digits import BATCH, TRAINED, digits_task
 
-CHOSEN = {name: RIVALS[name] for name in ("adam", "schedule-free")}
-SIZES, EPOCHS = (32, 128), 4
-TRAINED = 1024
+CHOSEN = {
+    name: RIVALS[name]._replace(rates=(3e-3, 0.01))
+    for name in ("adam", "schedule-free")
+}
+EPOCHS = 4
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
 @pytest.fixture(scope="module")
 def digits(as_users_run_it):
-    """A small net on real digits of 8×8, under the name of MNIST."""
-    pixels, labels = load_digits(return_X_y=True)
-    images = jnp.asarray((pixels * 15).astype(np.uint8).reshape(-1, 8, 8, 1))
-    labels = jnp.asarray(labels.astype(np.int32))
-    train, test = slice(TRAINED), slice(TRAINED, None)
-    net = tasks.mlp((64, 32, 10))
-    examples = ((images[part], labels[part]) for part in (train, test))
-    return tasks.Task("mnist", "mlp", net, *examples)
+    return digits_task(EPOCHS, looks=2)
 
 
-def run(path, digits, contenders=CHOSEN, seeds=2):
-    chosen = {"batch_sizes": SIZES, "epochs": EPOCHS}
-    return runs.run(Records(path), [digits], contenders, seeds=seeds, **chosen)
+def run(path, digits, chosen=CHOSEN, seeds=2):
+    return runs.run(Records(path), [digits], chosen, seeds=seeds)
 
 
 @pytest.fixture(scope="module")
 def path(digits, tmp_path_factory):
     path = tmp_path_factory.mktemp("results") / "minibatch_race.csv"
-    assert list(run(path, digits)) == [
-        f"{name}, mlp on mnist, batch {size}" for size in SIZES for name in CHOSEN
-    ]
+    assert list(run(path, digits)) == [f"{name}, mlp on mnist" for name in CHOSEN]
     return path
 
 
@@ -61,20 +54,14 @@ def test_the_text_is_the_same_everywhere():
 
 
 def test_the_attention_nets_labels_are_the_next_characters():
-    task = tasks.attention_task()
+    task = tasks.names_task()
     (inputs, labels), (test, _) = task.train, task.test
-    windows = tasks.TRAIN_EXAMPLES["attention"]
-    assert inputs.shape == labels.shape == (windows, tasks.CONTEXT)
+    assert inputs.shape == labels.shape == (32 * tasks.BATCH_SIZE, tasks.CONTEXT)
     np.testing.assert_array_equal(inputs[:, 1:], labels[:, :-1])
     np.testing.assert_array_equal(inputs[1:, 0], labels[:-1, -1])
     # So that no character is in both.
     assert len(inputs) + len(test) < len(tasks.unicode_names()) // tasks.CONTEXT
-
-
-@pytest.mark.parametrize("size", runs.BATCH_SIZES)
-def test_training_sets_are_whole_numbers_of_batches(size):
-    for examples in tasks.TRAIN_EXAMPLES.values():
-        assert examples % size == 0
+    assert task.steps == 32 * 5
 
 
 def test_batches_cover_every_example_once():
@@ -85,66 +72,82 @@ def test_batches_cover_every_example_once():
     assert (epochs[0] != epochs[1]).any()
 
 
-def test_attention_sees_no_later_character():
-    init, logits = tasks.attention(5, context=8, width=16)
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_attention_sees_no_later_character(blocks):
+    init, logits = tasks.attention(5, context=8, width=16, blocks=blocks)
     params, logits = jax.jit(init)(jax.random.key(0)), jax.jit(logits)
     text = jnp.array([[0, 1, 2, 3, 4, 0, 1, 2]])
     before, after = logits(params, text), logits(params, text.at[0, 5].set(3))
     assert before.shape == (1, 8, 5)
     np.testing.assert_allclose(before[:, :5], after[:, :5], atol=1e-6)
     assert (jnp.abs(before[:, 5:] - after[:, 5:]).max(axis=-1) > 1e-3).all()
-
-
-def test_a_short_text_gets_the_logits_of_its_first_characters():
-    init, logits = tasks.attention(5, context=8, width=16)
-    params, text = (
-        jax.jit(init)(jax.random.key(0)),
-        jnp.array([[0, 1, 2, 3, 4, 0, 1, 2]]),
-    )
     part = logits(params, text[:, :3])
-    np.testing.assert_allclose(part, logits(params, text)[:, :3], atol=1e-6)
+    np.testing.assert_allclose(part, before[:, :3], atol=1e-6)
+
+
+def test_schedules_begin_and_end_where_they_say():
+    factors = {name: schedule(200) for name, schedule in SCHEDULES.items()}
+    assert all(f.shape == (200,) and (f <= 1).all() for f in factors.values())
+    assert (factors["constant"] == 1).all()
+    exact = optax.cosine_decay_schedule(1.0, 200)(np.arange(200))
+    np.testing.assert_allclose(factors["cosine"], exact, atol=1e-6)
+    wsd = factors["wsd"]
+    np.testing.assert_allclose(wsd[:11], [*(np.arange(1, 11) / 10), 1])
+    np.testing.assert_allclose(wsd[9:161], 1)
+    np.testing.assert_allclose(wsd[160:], np.arange(40, 0, -1) / 40)
+
+
+def test_grids_have_five_rates_and_the_default_first():
+    for contender in RIVALS.values():
+        assert len(set(contender.rates)) >= 5
+        assert min(contender.rates) < contender.rates[0] < max(contender.rates)
+        assert contender.customary in SCHEDULES
+    assert set(contenders.OURS) <= set(CONTENDERS) - set(RIVALS)
 
 
 def test_training_improves(records):
-    chosen = records["optimizer"].isin(["adam 0.01", "schedule-free 0.01"])
-    small = records[chosen & (records["model"] == "mlp batch 32")]
-    first, last = (small[small["epoch"] == epoch] for epoch in (1, EPOCHS))
-    assert last["train_loss"].max() < 0.5 * first["train_loss"].min()
+    names = ["adam cosine 0.01", "schedule-free constant 0.01"]
+    chosen = records[records["optimizer"].isin(names)]
+    first, last = (chosen[chosen["epoch"] == epoch] for epoch in (2, EPOCHS))
+    assert last["train_loss"].max() < first["train_loss"].min()
     assert (last["test_accuracy"] > 85).all()
 
 
 def test_records_are_complete(records):
-    runs = records.groupby(["model", "optimizer", "seed"])
-    assert len(runs) == len(SIZES) * 2 * 4 * 2
-    assert runs["epoch"].agg(list).map(lambda e: e == [1, 2, 3, 4]).all()
-    assert runs["seconds"].agg(lambda s: s.is_monotonic_increasing).all()
+    each = records.groupby(["optimizer", "seed"])
+    assert len(each) == 2 * len(SCHEDULES) * 2 * 2
+    assert each["epoch"].agg(list).map(lambda e: e == [2, 4]).all()
+    assert each["seconds"].agg(lambda s: s.is_monotonic_increasing).all()
     assert set(records["contender"]) == set(CHOSEN)
-    assert set(records["train_examples"]) == {TRAINED}
+    assert set(records["steps"]) == {TRAINED // BATCH * EPOCHS}
+    assert np.isfinite(records["test_loss"]).all()
 
 
-def test_an_epoch_is_what_a_plain_loop_makes_of_it(digits, records):
+def test_a_run_is_what_a_plain_loop_makes_of_it(digits, records):
     init_key, key = jax.random.split(jax.random.key(1))
-    params, tx = digits.net.init(init_key), CHOSEN["adam"].make(3e-3)
-    state, losses = tx.init(params), []
-    value_and_grad, update = (
-        jax.jit(jax.value_and_grad(digits.loss)),
-        jax.jit(tx.update),
-    )
-    for rows in runs.batches(jax.random.fold_in(key, 1), TRAINED, 32):
-        inputs, labels = (part[rows] for part in digits.train)
-        loss, grads = value_and_grad(params, inputs, labels)
-        updates, state = update(grads, state, params)
-        params = jax.tree.map(jnp.add, params, updates)
-        losses.append(float(loss))
+    tx = optax.adam(optax.cosine_decay_schedule(3e-3, digits.steps))
+    params = digits.net.init(init_key)
+    state, step = tx.init(params), jax.jit(jax.value_and_grad(digits.loss))
+    for epoch in range(1, EPOCHS + 1):
+        losses = []
+        for rows in runs.batches(jax.random.fold_in(key, epoch), TRAINED, BATCH):
+            inputs, labels = (part[rows] for part in digits.train)
+            loss, grads = step(params, inputs, labels)
+            updates, state = jax.jit(tx.update)(grads, state, params)
+            params = jax.tree.map(jnp.add, params, updates)
+            losses.append(float(loss))
     inputs, labels = digits.test
-    accuracy = jnp.mean(digits.net.logits(params, inputs).argmax(axis=1) == labels)
+    logits = digits.net.logits(params, inputs)
     row = records[
-        (records["model"] == "mlp batch 32")
-        & (records["optimizer"] == "adam 0.003")
+        (records["optimizer"] == "adam cosine 0.003")
         & (records["seed"] == 1)
+        & (records["epoch"] == EPOCHS)
     ].iloc[0]
-    assert row["train_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
-    assert row["test_accuracy"] == pytest.approx(100 * float(accuracy), abs=0.5)
+    assert row["train_loss"] == pytest.approx(np.mean(losses), rel=1e-3)
+    test_loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    assert row["test_loss"] == pytest.approx(float(test_loss), rel=1e-3)
+    accuracy = 100 * float(jnp.mean(logits.argmax(axis=1) == labels))
+    assert row["test_accuracy"] == pytest.approx(accuracy, abs=0.5)
 
 
 def test_what_is_there_is_not_run_again(path, digits, tmp_path, monkeypatch):
@@ -155,62 +158,87 @@ def test_what_is_there_is_not_run_again(path, digits, tmp_path, monkeypatch):
     again.write_text(path.read_text())
     with monkeypatch.context() as patched:
         patched.setattr(runs, "Trainer", refuse)
-        assert len(list(run(again, digits))) == len(SIZES) * len(CHOSEN)
+        assert len(list(run(again, digits))) == len(CHOSEN)
     assert again.read_text() == path.read_text()
     list(run(again, digits, {"adam": CHOSEN["adam"]}, seeds=3))
     more = pd.read_csv(again)
-    assert len(more) - len(pd.read_csv(path)) == len(SIZES) * 4 * EPOCHS
+    assert len(more) - len(pd.read_csv(path)) == len(SCHEDULES) * 2 * 2
 
 
-def made_up(curves):
-    """Records of accuracies by epoch, {(contender, setting): …}, alike at two seeds."""
+def made_up(ends, dataset="mnist"):
+    """Records of accuracies at the end, by (contender, schedule, rate)."""
     rows = [
         {
             "experiment": runs.EXPERIMENT,
-            "dataset": "mnist",
-            "model": "mlp batch 128",
-            "optimizer": f"{name} {setting:g}",
+            "dataset": dataset,
+            "model": "mlp",
+            "optimizer": contenders.setting_name(name, schedule, rate),
             "contender": name,
-            "setting": setting,
+            "schedule": schedule,
+            "rate": rate,
             "seed": seed,
             "epoch": epoch,
-            "test_accuracy": accuracy + seed,
+            "steps": 400,
+            "test_accuracy": end + seed - 5 * (2 - epoch),
+            "test_loss": end / 50 + seed,
             "train_examples": 1024,
             "test_examples": 100,
             "device": "cpu",
         }
-        for (name, setting), accuracies in curves.items()
+        for (name, schedule, rate), end in ends.items()
         for seed in range(2)
-        for epoch, accuracy in enumerate(accuracies, 1)
+        for epoch in (1, 2)
     ]
     return pd.DataFrame(rows)
 
 
-def test_the_table_of_made_up_records():
-    made = made_up(
-        {
-            ("adam", 1e-3): (50, 60, 70, 80),
-            ("adam", 1e-2): (60, 85, 88, 90),
-            ("muon", 0.02): (70, 80, 85, 86),
-            ("muon", 0.01): (89, 70, 60, 50),
-        }
-    )
-    table = page.table(made).set_index("optimizer")["MLP, MNIST"]
+ENDS = {
+    ("adam", "constant", 1e-3): 80,
+    ("adam", "cosine", 1e-3): 85,
+    ("adam", "cosine", 1e-2): 90,
+    ("muon", "cosine", 0.02): 89.95,
+    ("muon", "wsd", 0.01): 88,
+    ("adapted-muon", "constant", 1.0): 91,
+    ("adapted-muon", "cosine", 1.0): 70,
+}
+
+
+def test_the_tables_of_made_up_records():
+    made = made_up(ENDS)
+    table = page.table(made).set_index("optimizer")["MLP on MNIST"]
     assert table.to_dict() == {
-        "Adam, default": "80.5 ± 0.7 (–)",
-        "Adam, best": "90.5 ± 0.7 (3) at 0.01",
-        "Muon, default": "86.5 ± 0.7 (–)",
-        "Muon, best": "86.5 ± 0.7 (–) at 0.02",
+        "Adam, default": "85.50 ± 0.71",
+        "Adam, best": "90.50 ± 0.71 (cosine, 0.01)",
+        "Muon, default": "90.45 ± 0.71",
+        "Muon, best": "90.45 ± 0.71 (cosine, 0.02)",
+        "adapt(Muon), default": "70.50 ± 0.71",
+        "adapt(Muon), best": "91.50 ± 0.71 (constant, 1)",
     }
+    schedules = page.schedules_table(made).set_index("optimizer")["MLP on MNIST"]
+    assert schedules["Adam"] == "80.50 / 90.50"
+    gaps = page.gaps_table(made).set_index("optimizer")["MLP on MNIST"]
+    assert list(gaps) == ["0.05", "–", "-1.00", "20.00"]
 
 
-def test_the_page_has_a_table_a_batch_size_and_a_figure(records, tmp_path):
+def test_the_verdict_says_who_is_nearest_to_the_best_tuned_rival():
+    text = made_up(ENDS, "shakespeare")  # a loss: 70 is the least
+    verdict = page.verdict(pd.concat([made_up(ENDS), text]))
+    plain, ours = "Muon at 0.02 with a cosine", "`adapt` around Muon"
+    assert f"**Who wins: {ours} and {ours} with a cosine**" in verdict
+    assert "on 1 of 2 tasks. Level" in verdict
+    level = f"{plain} on 1, {ours} on 1, {ours} with a cosine on 1."
+    assert verdict.endswith(level)
+    behind = made_up({("adam", "wsd", 1e-3): 90, ("adamw", "cosine", 1e-3): 80})
+    verdict = page.verdict(behind)
+    assert verdict.startswith("**Who wins: AdamW at 0.001 with a cosine**")
+    assert verdict.endswith("none of them, on any task.")
+
+
+def test_the_page_has_tables_and_a_figure(records, tmp_path):
     text = "\n\n".join(page.sections(records))
-    assert "## Batches of 32" in text
-    assert "## Batches of 128" in text
-    assert f"MLP, MNIST {TRAINED:,} and 773" in text
-    for row in ("Adam, default", "Adam, best", "Schedule-free AdamW, best"):
-        assert text.count(f"| {row} ") == len(SIZES)
+    assert f"MLP on MNIST {TRAINED:,} and 773" in text
+    for row in ("Adam, best", "Schedule-free AdamW, best"):
+        assert text.count(f"| {row} ") == 1
     page.figure(records, tmp_path / page.FIGURE)
     height, width, _ = matplotlib.image.imread(tmp_path / page.FIGURE).shape
     assert min(height, width) > 300

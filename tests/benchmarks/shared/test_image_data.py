@@ -14,7 +14,7 @@ import pooch
 import pytest
 from scipy.io import savemat
 
-from benchmarks.shared.data import files, images
+from benchmarks.shared.data import files, images, text
 from tests.benchmarks.shared.test_data import REAL_DATA
 
 PARTS = ("x_train", "y_train", "x_test", "y_test")
@@ -60,8 +60,9 @@ def publish(web, monkeypatch):
 
     def published(file, body):
         web[file.url] = body
-        sha256 = hashlib.sha256(body).hexdigest()
-        return file._replace(size=len(body), sha256=sha256)
+        content = gzip.decompress(body) if file.unpacked else body
+        sha256 = hashlib.sha256(content).hexdigest()
+        return file._replace(size=len(content), sha256=sha256)
 
     def publish(name, *bodies):
         if name in images.ARCHIVES:
@@ -101,6 +102,17 @@ def tar(contents):
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     return file.getvalue()
+
+
+def idx(array):
+    """MNIST's format, before it is packed."""
+    shape = np.array(array.shape, ">i4").tobytes()
+    return bytes([0, 0, 8, array.ndim]) + shape + array.tobytes()
+
+
+def pack(content, day):
+    """A .gz file, whose header says when it was packed."""
+    return gzip.compress(content, mtime=86400 * day)
 
 
 X_TRAIN, X_TEST = make_images(6), make_images(3, seed=1)
@@ -303,6 +315,36 @@ def test_missing_files_offline(name, tmp_path):
     assert not files_in(tmp_path)
 
 
+FASHION = [idx(a) for a in (X_TRAIN[..., 0], np.arange(6, dtype=np.uint8))]
+FASHION += [idx(a) for a in (X_TEST[..., 0], np.arange(3, dtype=np.uint8))]
+
+
+def test_fashion_mnist_may_be_packed_on_another_day(publish, web, tmp_path):
+    publish("fashion-mnist", *(pack(content, 1) for content in FASHION))
+    folder = tmp_path / "fashion-mnist"
+    folder.mkdir()
+    name = images.FILES["fashion-mnist"][2].name
+    (tmp_path / name).write_bytes(pack(FASHION[2], 9))  # as Debian's
+    dataset = images.load("fashion-mnist", tmp_path)
+    assert dataset.name == "fashion-mnist"
+    np.testing.assert_array_equal(dataset.x_train, X_TRAIN[..., :1])
+    np.testing.assert_array_equal(dataset.x_test, X_TEST[..., :1])
+    assert dataset.y_train.tolist() == list(range(6))
+    assert (tmp_path / name).read_bytes() == pack(FASHION[2], 9)
+    (tmp_path / name).write_bytes(pack(FASHION[0], 1))
+    with pytest.raises(files.DataError, match="is damaged: it has"):
+        images.load("fashion-mnist", tmp_path)
+    (tmp_path / name).write_bytes(pack(FASHION[2], 1)[:40])
+    with pytest.raises(files.DataError, match="can't be read"):
+        images.load("fashion-mnist", tmp_path)
+
+
+def test_tiny_shakespeare():
+    if not (REAL_DATA / text.FILES[0].name).exists():
+        pytest.skip(f"no {text.FILES[0].name} in {REAL_DATA}")
+    assert text.load(REAL_DATA).startswith("First Citizen:\nBefore we proceed")
+
+
 def test_bad_download_of_an_archive_leaves_nothing(publish, web, tmp_path):
     publish("cifar100", tar(CIFAR100))
     for url in web:
@@ -389,7 +431,7 @@ def test_member_that_cannot_be_read(tmp_path):
 
 def test_unknown_name():
     with pytest.raises(
-        ValueError, match="'iris'; known: mnist, svhn, cifar10, cifar100"
+        ValueError, match="'iris'; known: mnist, fashion-mnist, svhn, cifar10"
     ):
         images.load("iris")
 
