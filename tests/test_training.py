@@ -207,7 +207,7 @@ def test_a_run_killed_in_an_epoch_ends_as_if_it_was_not(epoch, tmp_path):
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_as_if_it_was_not(tmp_path):
     for attempt in range(60):  # later and later, until one run comes to its end
-        killed = run_until_killed(tmp_path, kill_after=1.5 + 0.1 * attempt)
+        killed = run_until_killed(tmp_path, kill_after=0.4 + 0.15 * attempt)
         assert killed in (0, -signal.SIGKILL)
         if not killed:
             break
