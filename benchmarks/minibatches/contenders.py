@@ -47,14 +47,12 @@ class Contender(NamedTuple):
       make: from a schedule of its learning rate to the optimizer.
       rates: the default first, and then the others of its grid.
       customary: the schedule that its users give it, a name of `SCHEDULES`.
-      ours: whether it is this package's own, and so no rival.
     """
 
     label: str
     make: Callable[[optax.Schedule], optax.GradientTransformation]
     rates: Sequence[float]
     customary: str = "cosine"
-    ours: bool = False
 
 
 def _adapted(schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -85,7 +83,7 @@ RIVALS: Mapping[str, Contender] = {
 """The defaults are Optax's; of Adam, AdamW and Muon, which have none, the authors'."""
 
 OURS: Mapping[str, Contender] = {
-    "adapted-muon": Contender("adapt(Muon)", _adapted, (1.0,), ours=True),
+    "adapted-muon": Contender("adapt(Muon)", _adapted, (1.0,)),
 }
 """The form of `adapt` for mini-batches, whose rates nobody sets."""
 

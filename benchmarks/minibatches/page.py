@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.minibatches.contenders import CONTENDERS, RIVALS, SCHEDULES
+from benchmarks.minibatches.contenders import CONTENDERS, RIVALS, SCHEDULES, Contender
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
-from benchmarks.shared.files import replacing
+from benchmarks.shared.files import write_page
 from benchmarks.shared.tables import in_markdown, spread
 
 RECORDS = "minibatch_race.csv"
@@ -65,8 +65,7 @@ def write(output: Path) -> None:
     """Writes minibatch_race.md and its figure from the records in `output`."""
     records = pd.read_csv(output / RECORDS)
     figure(records, output / FIGURE)
-    with replacing(output / "minibatch_race.md") as file:
-        file.write_text("\n\n".join(sections(records)) + "\n", encoding="utf-8")
+    write_page(output / "minibatch_race.md", sections(records))
 
 
 def sections(records: pd.DataFrame) -> Iterator[str]:
@@ -85,10 +84,12 @@ def verdict(records: pd.DataFrame) -> str:
     nearest, level = dict.fromkeys(LINES, 0), dict.fromkeys(LINES, 0)
     tasks = list(by_task(records))
     for task, runs in tasks:
-        behind = gaps(runs, measure_of(task[0]))
+        measure = measure_of(task[0])
+        behind = gaps(runs, measure)
+        least = min(behind.values())
         for line, gap in behind.items():
-            nearest[line] += gap == min(behind.values())
-            level[line] += gap <= measure_of(task[0]).tolerance
+            nearest[line] += gap == least
+            level[line] += gap <= measure.tolerance
     most = max(nearest.values())
     first = " and ".join(line for line in LINES if nearest[line] == most)
     others = _counted({line: n for line, n in nearest.items() if n < most})
@@ -183,14 +184,12 @@ def table(records: pd.DataFrame) -> pd.DataFrame:
     rows: dict[str, dict[str, str]] = {}
     for task, runs in by_task(records):
         measure = measure_of(task[0])
-        for name, contender in CONTENDERS.items():
-            mine = _ends(runs[runs["contender"] == name], measure)
-            if mine.empty:
-                continue
-            best = _best(mine, measure)
+        for name, contender, mine in _by_contender(runs):
+            ends = _ends(mine, measure)
+            values = ends.set_index(RUN)["value"].sort_index()
             default = (name, contender.customary, contender.rates[0])
+            best = _best(ends, measure)
             for label, setting in (("default", default), ("best", best)):
-                values = mine.set_index(RUN)["value"].sort_index()
                 if setting not in values.index:
                     continue
                 cell = spread(values.loc[[setting]], measure.digits)
@@ -205,17 +204,26 @@ def schedules_table(records: pd.DataFrame) -> pd.DataFrame:
     rows: dict[str, dict[str, str]] = {}
     for task, runs in by_task(records):
         measure = measure_of(task[0])
-        for name, contender in CONTENDERS.items():
-            mine = _ends(runs[runs["contender"] == name], measure)
-            means = mine.groupby(["schedule", "rate"])["value"].mean()
+        for _, contender, mine in _by_contender(runs):
+            ends = _ends(mine, measure)
+            means = ends.groupby(["schedule", "rate"])["value"].mean()
             cells = [
                 f"{_extreme(means[schedule], measure):.{measure.digits}f}"
                 for schedule in SCHEDULES
                 if schedule in means.index.get_level_values("schedule")
             ]
-            if cells:
-                rows.setdefault(contender.label, {})[title(task)] = " / ".join(cells)
+            rows.setdefault(contender.label, {})[title(task)] = " / ".join(cells)
     return _frame(rows)
+
+
+def _by_contender(
+    runs: pd.DataFrame,
+) -> Iterator[tuple[str, Contender, pd.DataFrame]]:
+    """Everyone who took part, and the records of it."""
+    for name, contender in CONTENDERS.items():
+        mine = runs[runs["contender"] == name]
+        if not mine.empty:
+            yield name, contender, mine
 
 
 def _frame(rows: dict[str, dict[str, str]]) -> pd.DataFrame:
@@ -266,10 +274,7 @@ def figure(records: pd.DataFrame, path: Path) -> None:
 
 def _draw(axes: Axes, runs: pd.DataFrame, measure: Measure) -> None:
     """Means over the seeds."""
-    for name, contender in CONTENDERS.items():
-        mine = runs[runs["contender"] == name]
-        if mine.empty:
-            continue
+    for name, contender, mine in _by_contender(runs):
         _, schedule, rate = _best(_ends(mine, measure), measure)
         chosen = mine[(mine["schedule"] == schedule) & (mine["rate"] == rate)]
         curve = chosen.groupby("epoch")[measure.column].mean()

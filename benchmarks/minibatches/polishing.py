@@ -103,10 +103,6 @@ def _run_one(
         about = {"dataset": task.dataset, "model": task.model}
         return {"experiment": EXPERIMENT, **about, "optimizer": f"{name}, {after}"}
 
-    def is_there(after: str) -> bool:
-        there = records.run(unit(after))
-        return not there.empty and bool((there["seed"] == seed).any())
-
     def put(after: str, looks: Iterable[Look]) -> None:
         about = {
             "seed": seed,
@@ -118,11 +114,12 @@ def _run_one(
         }
         records.put(unit(after), pd.DataFrame(looks).assign(**about))
 
-    if missing := [after for after in polish if not is_there(after)]:
+    missing = [after for after in polish if not records.has_seed(unit(after), seed)]
+    if missing:
         params = train(FIRST_EPOCHS, seed)
         for after in missing:
             put(after, polish[after](params))
-    if not is_there(LONGER):
+    if not records.has_seed(unit(LONGER), seed):
         params = train(FIRST_EPOCHS + EVALUATIONS, seed)
         put(LONGER, [_look(task, params, EVALUATIONS)])
 

@@ -15,7 +15,7 @@ from benchmarks.minibatches.polishing import (
     SECOND,
 )
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
-from benchmarks.shared.files import replacing
+from benchmarks.shared.files import write_page
 from benchmarks.shared.tables import in_markdown
 
 RECORDS = "polishing.csv"
@@ -29,8 +29,7 @@ def write(output: Path) -> None:
     """Writes polishing.md and its figure from the records in `output`."""
     records = pd.read_csv(output / RECORDS)
     figure(records, output / FIGURE)
-    with replacing(output / "polishing.md") as file:
-        file.write_text("\n\n".join(sections(records)) + "\n", encoding="utf-8")
+    write_page(output / "polishing.md", sections(records))
 
 
 def sections(records: pd.DataFrame) -> Iterator[str]:

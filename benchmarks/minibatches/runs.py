@@ -158,9 +158,8 @@ def _run_all(
             "model": task.model,
             "optimizer": setting_name(name, schedule, rate),
         }
-        there = records.run(unit)
         for seed in range(seeds):
-            if not there.empty and (there["seed"] == seed).any():
+            if records.has_seed(unit, seed):
                 continue
             trainer = trainer or Trainer(task, contender)
             rows = trainer.train(schedule, rate, seed)

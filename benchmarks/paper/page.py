@@ -21,7 +21,7 @@ from benchmarks.paper.tables import (
     spikes_table,
 )
 from benchmarks.paper.tabular_claims import CLAIMS as TABULAR_CLAIMS
-from benchmarks.shared.files import replacing
+from benchmarks.shared.files import write_page
 from benchmarks.shared.tables import in_markdown
 
 COMMAND = "python -m benchmarks full --output benchmarks/results"
@@ -43,9 +43,7 @@ def write(output: Path) -> None:
             f"{output} lacks {', '.join(missing)}: run `python -m benchmarks full "
             f"--output {output}` first, or name the folder of a full run."
         )
-    text = "\n\n".join(_sections(output)) + "\n"
-    with replacing(output / "README.md") as file:
-        file.write_text(text, encoding="utf-8")
+    write_page(output / "README.md", _sections(output))
 
 
 def glance(tabular: pd.DataFrame) -> str:

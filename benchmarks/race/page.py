@@ -21,7 +21,7 @@ from benchmarks.race.scores import (
     label,
     times_by_division,
 )
-from benchmarks.shared.files import replacing
+from benchmarks.shared.files import write_page
 from benchmarks.shared.optimizers.contenders import CONTENDERS, HostContender
 from benchmarks.shared.problems.halves import DEVELOPMENT, TEST
 from benchmarks.shared.tables import in_markdown
@@ -52,9 +52,7 @@ def write(output: Path) -> None:
     records = pd.read_csv(output / RECORDS)
     draw_profiles(records, output / PROFILES)
     draw_curves(records, cache(output), output / CURVES)
-    text = "\n\n".join(_sections(records, output)) + "\n"
-    with replacing(output / "race.md") as file:
-        file.write_text(text, encoding="utf-8")
+    write_page(output / "race.md", _sections(records, output))
 
 
 def cache(output: Path) -> Path:

@@ -1,7 +1,7 @@
 """Files that are complete at every moment."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,3 +17,10 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_suffix(".partial")
     yield partial
     os.replace(partial, path)
+
+
+def write_page(path: Path, sections: Iterable[str]) -> None:
+    """Writes a page in Markdown, an empty line between its sections."""
+    text = "\n\n".join(sections) + "\n"
+    with replacing(path) as file:
+        file.write_text(text, encoding="utf-8")

@@ -41,6 +41,11 @@ class Records:
         there = set(zip(records["seed"], records["epoch"], strict=True))
         return there.issuperset(product(range(seeds), epochs))
 
+    def has_seed(self, run: Mapping[str, str], seed: int) -> bool:
+        """Whether anything of this seed of the run is there."""
+        records = self.run(run)
+        return not records.empty and bool((records["seed"] == seed).any())
+
     def put(self, run: Mapping[str, str], records: pd.DataFrame) -> None:
         """Stores a run, beside what is there of it at other epochs or seeds."""
         frame = pd.concat([self.frame, records.assign(**run)])

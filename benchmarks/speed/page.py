@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
-from benchmarks.shared.files import replacing
+from benchmarks.shared.files import write_page
 from benchmarks.shared.tables import in_markdown, rounded
 from benchmarks.speed import sections
 from benchmarks.speed.growth import exponents
@@ -27,8 +27,7 @@ def write(output: Path) -> None:
     frames = {name: pd.read_csv(sections.path(output, name)) for name in there}
     if {"parameters", "samples"} <= there:
         figure(frames["parameters"], frames["samples"], output / FIGURE)
-    with replacing(output / PAGE) as file:
-        file.write_text("\n\n".join(_sections(frames)) + "\n", encoding="utf-8")
+    write_page(output / PAGE, _sections(frames))
 
 
 def _sections(frames: dict[str, pd.DataFrame]) -> Iterator[str]:

@@ -148,8 +148,7 @@ def train_once(
     records: Records, unit: dict[str, str], trainer: Trainer, stages: Stages, seed: int
 ) -> None:
     """Trains what the records lack; what was killed goes on from its last epoch."""
-    there = records.run(unit)
-    if not there.empty and (there["seed"] == seed).any():
+    if records.has_seed(unit, seed):
         return
     name = "_".join([*unit.values(), str(seed)]).translate(str.maketrans(" /", "--"))
     checkpoints = records.path.parent / "checkpoints" / name

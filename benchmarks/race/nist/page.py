@@ -13,7 +13,7 @@ from benchmarks.race.nist import data, runs
 from benchmarks.race.nist.problems import DTYPES, FLOORS, TOLERANCES
 from benchmarks.race.nist.runs import BUDGET, SOLVERS
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
-from benchmarks.shared.files import replacing
+from benchmarks.shared.files import write_page
 from benchmarks.shared.tables import in_markdown
 
 RECORDS = "nist.csv"
@@ -26,8 +26,7 @@ def write(output: Path) -> None:
     """Writes nist.md and its figure from the records in `output`."""
     records = pd.read_csv(output / RECORDS)
     draw(records, output / FIGURE)
-    with replacing(output / "nist.md") as file:
-        file.write_text("\n\n".join(_sections(records)) + "\n", encoding="utf-8")
+    write_page(output / "nist.md", _sections(records))
 
 
 # Tables -------------------------------------------------------------------------------

@@ -99,7 +99,6 @@ def fetch(files: Iterable[RemoteFile], data_dir: DataDir) -> list[Path]:
     for file in files:
         if not _is_there(file, folder):
             _download(file, folder)
-            _is_there(file, folder)
         paths.append(folder / file.name)
     return paths
 
@@ -135,3 +134,5 @@ def _download(file: RemoteFile, folder: Path) -> None:
     except (OSError, ValueError) as error:  # from requests, and about the hash
         problem = f"is missing, and downloading it failed ({error})"
         raise file.error(folder / file.name, problem) from error
+    if file.unpacked:
+        _is_there(file, folder)
