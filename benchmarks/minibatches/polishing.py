@@ -15,7 +15,7 @@ import pandas as pd
 import dsa_optax
 from benchmarks.minibatches.contenders import Contender
 from benchmarks.minibatches.runs import Trainer, scores
-from benchmarks.minibatches.tasks import Task
+from benchmarks.minibatches.tasks import Examples, Task
 from benchmarks.shared.optimizers.torch_optim import irprop_minus
 from benchmarks.shared.records import Records
 
@@ -141,14 +141,22 @@ def _first_stages(task: Task, contender: Contender) -> Callable[[int, int], Any]
 
 def _polishing(task: Task, polisher: Polisher) -> Callable[[Any], Iterator[Look]]:
     """From params to looks at the switch and after it, by gradient evaluations."""
-    tx = polisher.make()
-    step = dsa_optax.make_train_step(task.loss, tx, donate=False)
+    tx = optax.with_extra_args_support(polisher.make())
+    # In parts that a core's caches hold: a third faster than the whole at once.
+    whole = dsa_optax.microbatched_value_and_grad(task.loss, task.batch_size)
+
+    @jax.jit
+    def step(params: Any, state: Any, train: Examples) -> tuple[Any, Any]:
+        value, grads = whole(params, *train)
+        probe = {"grad_fn": lambda params: whole(params, *train)[1], "value": value}
+        updates, state = tx.update(grads, state, params, **probe)
+        return optax.apply_updates(params, updates), state
 
     def polish(params: Any) -> Iterator[Look]:
         state = tx.init(params)
         yield _look(task, params, 0)
         for spent in range(polisher.gradients, EVALUATIONS + 1, polisher.gradients):
-            params, state, _ = step(params, state, *task.train)
+            params, state = step(params, state, task.train)
             if spent % LOOK_EVERY == 0:
                 yield _look(task, params, spent)
 

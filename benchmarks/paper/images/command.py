@@ -47,6 +47,8 @@ def run_images(
             width=width,
         )
         title = f"{model.upper()} on {dataset.name.upper()}"
+        counts = len(dataset.y_train), len(dataset.y_test)
+        console.print(f"{dataset.name.upper()}: {data.size(dataset.name, *counts)}")
         progress_over(title, done, len(optimizers) * seeds)
         name = runs.run_name(model, dataset.name, schedule, width)
         for title, table in runs.tables(records.frame, dataset.name, name):

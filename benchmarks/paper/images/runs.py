@@ -15,6 +15,7 @@ from benchmarks.paper.images.training import Stages, Trainer, train_once
 from benchmarks.paper.published import DNN, FMP
 from benchmarks.paper.tables import at, scores_table
 from benchmarks.shared.data.dataset import Dataset
+from benchmarks.shared.data.images import size
 from benchmarks.shared.models.images import ImageModel, dnn, fmp
 from benchmarks.shared.optimizers.defaults import OPTIMIZERS
 from benchmarks.shared.records import Records
@@ -129,10 +130,10 @@ def tables(
     for axis, equal in AXES.items():
         budget = last_of_dsa(records, axis)
         final = at(records, axis, budget)
+        counts = (int(final[f"{part}_images"].iloc[0]) for part in ("train", "test"))
         title = (
             f"{model} on {dataset.upper()}, {budget} {equal}, "
-            f"{final['test_images'].iloc[0]} test images, "
-            f"seeds: {final['seed'].nunique()}"
+            f"{size(dataset, *counts)}, seeds: {final['seed'].nunique()}"
         )
         yield title, scores_table(final, published, digits=2)
 

@@ -93,6 +93,9 @@ ARCHIVES: dict[str, Archive] = {
     ),
 }
 
+PUBLISHED = {"cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}
+"""Training and test images in the archives, of which the folder may hold a part."""
+
 
 def load(name: str, data_dir: DataDir = None) -> Dataset:
     """Load a data set, downloading the files that the data folder lacks.
@@ -111,6 +114,24 @@ def load(name: str, data_dir: DataDir = None) -> Dataset:
     """
     check_name(name, DATASETS)
     return DATASETS[name](data_dir)
+
+
+def size(name: str, train: int, test: int) -> str:
+    """How many images there are, and of how many, where they are a sample.
+
+    Examples:
+      >>> size("cifar10", 50_000, 10_000)
+      '50,000 training and 10,000 test images'
+      >>> size("cifar100", 10_000, 5_000)
+      'a sample of 10,000 (of 50,000) training and 5,000 (of 10,000) test images'
+    """
+    published = PUBLISHED.get(name, (train, test))
+    if (train, test) == published:
+        return f"{train:,} training and {test:,} test images"
+    of_train, of_test = (f"(of {count:,})" for count in published)
+    return (
+        f"a sample of {train:,} {of_train} training and {test:,} {of_test} test images"
+    )
 
 
 def to_inputs(images: jax.Array | np.ndarray) -> jax.Array:

@@ -218,6 +218,16 @@ def test_cifar100(publish, tmp_path):
     }
 
 
+def test_cifar100_takes_a_sample_and_says_so():
+    dataset = real("cifar100", images.ARCHIVES["cifar100"].members)
+    assert_well_formed(dataset, "cifar100", 100)
+    assert set(dataset.y_train) == set(dataset.y_test) == set(range(100))
+    train, test = len(dataset.y_train), len(dataset.y_test)
+    sizes = [path.stat().st_size for path in REAL_DATA.glob("cifar-100-binary/*.bin")]
+    assert sorted(sizes) == [3074 * test, 3074 * train]
+    assert ("sample" in images.size("cifar100", train, test)) == (train < 50_000)
+
+
 def test_cifar10_keeps_the_order_of_its_batches(publish, tmp_path):
     batches = [make_images(2, seed) for seed in range(6)]
     members = images.ARCHIVES["cifar10"].members

@@ -31,6 +31,7 @@ def made_up(dataset, accuracies, model="dnn"):
                     "train_loss": 1 / (1 + epoch * accuracy),
                     **dict.fromkeys(("accuracy", "f1", "recall"), accuracy),
                     "precision": accuracy,
+                    "train_images": 50_000,
                     "test_images": 1000,
                     "device": "cpu",
                 }
@@ -72,7 +73,8 @@ def test_half_a_set_of_optimizers_is_not_judged(tmp_path):
     assert list(claims.image_claims(records)) == []
     records.to_csv(tmp_path / "images.csv", index=False)
     text = "\n".join(image_sections(tmp_path))
-    assert "dnn on MNIST, 30 epochs, 1000 test images, seeds: 1" in text
+    images = "50,000 training and 1,000 test images"
+    assert f"dnn on MNIST, 30 epochs, {images}, seeds: 1" in text
     assert "dnn on MNIST, 45 gradient evaluations" in text
 
 

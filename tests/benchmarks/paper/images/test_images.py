@@ -115,7 +115,7 @@ def test_a_killed_run_goes_on_from_its_last_epoch(path, digits, monkeypatch, tmp
 
 def test_the_tables_are_at_equal_epochs_and_at_equal_gradients(records):
     (epochs, first), (gradients, second) = runs.tables(records, "mnist", NAME)
-    assert "3 epochs, 200 test images, seeds: 1" in epochs
+    assert "3 epochs, 500 training and 200 test images, seeds: 1" in epochs
     assert "4 gradient evaluations" in gradients
     assert list(first["optimizer"]) == list(second["optimizer"]) == ["Adamax", "DSA"]
     last = of(records, "adamax")["accuracy"].iloc[-1]
