@@ -1,7 +1,8 @@
 """The page of the mini-batch race: who wins, tables, a figure."""
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.minibatches.contenders import CONTENDERS, RIVALS, SCHEDULES, Contender
+from benchmarks.minibatches.contenders import (
+    CONTENDERS,
+    RIVALS,
+    SCHEDULES,
+    Contender,
+    setting_name,
+)
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
 from benchmarks.shared.files import write_page
 from benchmarks.shared.tables import in_markdown, spread
@@ -80,27 +87,34 @@ def sections(records: pd.DataFrame) -> Iterator[str]:
 
 
 def verdict(records: pd.DataFrame) -> str:
-    """Who wins among the lines that tune nothing, in a sentence or two."""
+    """Who wins, tuned and not, in a sentence each."""
     nearest, level = dict.fromkeys(LINES, 0), dict.fromkeys(LINES, 0)
+    tuned: Counter[str] = Counter()
     tasks = list(by_task(records))
     for task, runs in tasks:
         measure = measure_of(task[0])
+        rival, _, _ = _best(_ends(_of_rivals(runs), measure), measure)
+        tuned[RIVALS[rival].label] += 1
         behind = gaps(runs, measure)
         least = min(behind.values())
         for line, gap in behind.items():
             nearest[line] += gap == least
             level[line] += gap <= measure.tolerance
-    most = max(nearest.values())
-    first = " and ".join(line for line in LINES if nearest[line] == most)
-    others = _counted({line: n for line, n in nearest.items() if n < most})
     return (
-        f"**Who wins: {first}**, of the lines that tune nothing: the nearest to the "
-        "best rival, tuned to the task with its schedule, "
-        f"on {most} of {len(tasks)} tasks"
-        f"{f' ({others})' if others else ''}. Level with that rival or ahead of it, "
-        "within 0.1 points, for text 0.01 nats: "
-        f"{_counted(level) or 'none of them, on any task'}."
+        f"**Who wins: tuned to the task, rate and schedule, "
+        f"{_first_of(tuned, len(tasks))}; of the lines that tune nothing the nearest "
+        f"to that is {_first_of(nearest, len(tasks))}.** Level with the best tuned "
+        "rival or ahead of it, within 0.1 points, for text 0.01 nats: "
+        f"{_counted(level) or 'none of the lines, on any task'}."
     )
+
+
+def _first_of(counts: Mapping[str, int], of: int) -> str:
+    """Who has most, on how many tasks, and the others."""
+    most = max(counts.values())
+    first = " and ".join(name for name in counts if counts[name] == most)
+    others = _counted({name: n for name, n in counts.items() if n < most})
+    return f"{first} on {most} of {of} tasks{f' ({others})' if others else ''}"
 
 
 def _counted(counts: dict[str, int]) -> str:
@@ -110,12 +124,10 @@ def _counted(counts: dict[str, int]) -> str:
 def gaps(runs: pd.DataFrame, measure: Measure) -> dict[str, float]:
     """How far each of the `LINES` is behind the best rival at its best, on a task."""
     ends = _ends(runs, measure)
-    means = measure.better * ends.groupby(["contender", "optimizer"])["value"].mean()
-    rivals = means[means.index.get_level_values("contender").isin(list(RIVALS))]
-    by_name = means.droplevel("contender")
+    means = measure.better * ends.groupby("optimizer")["value"].mean()
+    rival = means[setting_name(*_best(_of_rivals(ends), measure))]
     return {
-        line: float(rivals.max() - by_name.get(name, -math.inf))
-        for line, name in LINES.items()
+        line: float(rival - means.get(name, -math.inf)) for line, name in LINES.items()
     }
 
 
@@ -229,6 +241,10 @@ def _by_contender(
 def _frame(rows: dict[str, dict[str, str]]) -> pd.DataFrame:
     frame = pd.DataFrame.from_dict(rows, orient="index").fillna("")
     return frame.rename_axis("optimizer").reset_index()
+
+
+def _of_rivals(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs[runs["contender"].isin(list(RIVALS))]
 
 
 def _ends(runs: pd.DataFrame, measure: Measure) -> pd.DataFrame:

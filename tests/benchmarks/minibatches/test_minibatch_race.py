@@ -224,14 +224,17 @@ def test_the_verdict_says_who_is_nearest_to_the_best_tuned_rival():
     text = made_up(ENDS, "shakespeare")  # a loss: 70 is the least
     verdict = page.verdict(pd.concat([made_up(ENDS), text]))
     plain, ours = "Muon at 0.02 with a cosine", "`adapt` around Muon"
-    assert f"**Who wins: {ours} and {ours} with a cosine**" in verdict
-    assert "on 1 of 2 tasks. Level" in verdict
+    assert verdict.startswith(
+        "**Who wins: tuned to the task, rate and schedule, Adam on 2 of 2 tasks; "
+        "of the lines that tune nothing the nearest to that is "
+        f"{ours} and {ours} with a cosine on 1 of 2 tasks.** "
+    )
     level = f"{plain} on 1, {ours} on 1, {ours} with a cosine on 1."
     assert verdict.endswith(level)
     behind = made_up({("adam", "wsd", 1e-3): 90, ("adamw", "cosine", 1e-3): 80})
     verdict = page.verdict(behind)
-    assert verdict.startswith("**Who wins: AdamW at 0.001 with a cosine**")
-    assert verdict.endswith("none of them, on any task.")
+    assert "that is AdamW at 0.001 with a cosine on 1 of 1 tasks.**" in verdict
+    assert verdict.endswith("none of the lines, on any task.")
 
 
 def test_the_page_has_tables_and_a_figure(records, tmp_path):
