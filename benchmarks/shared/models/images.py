@@ -78,7 +78,7 @@ def dnn(input_shape: Shape, n_classes: int) -> ImageModel:
     def apply(params: Params, x: jax.Array, key: jax.Array) -> jax.Array:
         del key
         for name in ("conv_1", "conv_2"):
-            x = _halve(_prelu(params[name], _convolve_rows(params[name], x)))
+            x = _halve(_prelu(params[name], _convolve_few(params[name], x)))
         x = x.reshape(x.shape[0], -1)
         for name in ("linear_1", "linear_2"):
             x = _prelu(params[name], _linear(params[name], x))
@@ -188,22 +188,31 @@ def _convolve(layer: Layer, x: jax.Array) -> jax.Array:
     return jnp.concatenate(patches, axis=-1) @ kernel + layer["bias"]
 
 
-def _convolve_rows(layer: Layer, x: jax.Array) -> jax.Array:
-    """A convolution without padding, as a product of whole rows with a banded matrix.
+def _convolve_few(layer: Layer, x: jax.Array) -> jax.Array:
+    """A convolution without padding, as a product of pieces of rows with a band.
 
-    It multiplies by many zeros. With few channels and a large kernel it is still the
-    fastest way in a loop on the CPU, since what it copies are rows, not patches.
+    With few channels and a large kernel patches are slow, as they copy every pixel for
+    every place in the kernel. A piece has what four or five columns of the output see,
+    and the band is zero where a column doesn't see a pixel of the piece.
     """
     kernel, (batch, height, width, channels) = layer["kernel"], x.shape
     rows, columns, _, out = kernel.shape
     new_height, new_width = height - rows + 1, width - columns + 1
-    # One at (j, v, w) where kernel column j puts input column w into output column v.
-    places = jnp.stack([jnp.eye(new_width, width, k=j) for j in range(columns)])
+    pieces = max(new_width // 4, 1)
+    wide = -(-new_width // pieces)
+    sees = wide + columns - 1
+    # One at (j, v, w) where kernel column j puts a piece's column w into its output v.
+    places = jnp.stack([jnp.eye(wide, sees, k=j) for j in range(columns)])
     band = jnp.einsum("jvw,rjco->rwcvo", places.astype(kernel.dtype), kernel)
-    x = x.reshape(batch, height, width * channels)
-    stacks = jnp.concatenate([x[:, i : i + new_height] for i in range(rows)], axis=-1)
-    x = stacks @ band.reshape(rows * width * channels, new_width * out)
-    return x.reshape(batch, new_height, new_width, out) + layer["bias"]
+    beyond = pieces * wide - new_width
+    x = jnp.pad(x, [(0, 0), (0, 0), (0, beyond), (0, 0)])
+    starts = range(0, pieces * wide, wide)
+    cut = jnp.stack([x[:, :, start : start + sees] for start in starts], axis=2)
+    cut = cut.reshape(batch, height, pieces, sees * channels)
+    stacks = jnp.concatenate([cut[:, i : i + new_height] for i in range(rows)], axis=-1)
+    x = stacks @ band.reshape(rows * sees * channels, wide * out)
+    x = x.reshape(batch, new_height, pieces * wide, out)[:, :, :new_width]
+    return x + layer["bias"]
 
 
 def _halve(x: jax.Array) -> jax.Array:
