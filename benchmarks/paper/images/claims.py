@@ -34,12 +34,12 @@ def _mean(records: pd.DataFrame, axis: str, column: str) -> "pd.Series[float]":
 
 
 def _by_dataset(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The light net's runs on each data set on which all nine have run."""
+    """The light net's runs on each of the paper's data sets, if all nine have run."""
     dnn = records[records["model"] == "dnn"]
     return {
         str(name): runs
         for name, runs in dnn.groupby("dataset", sort=False)
-        if set(PAPER_OPTIMIZERS) <= set(runs["optimizer"])
+        if name in DNN and set(PAPER_OPTIMIZERS) <= set(runs["optimizer"])
     }
 
 

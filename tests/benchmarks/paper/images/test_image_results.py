@@ -68,6 +68,11 @@ def test_no_claim_holds_where_all_learn_the_same_and_dsa_nothing():
         assert claim.judge(records, "epoch").verdict == "does not hold"
 
 
+def test_what_the_paper_has_no_table_for_is_not_judged():
+    same = dict.fromkeys(PAPER_OPTIMIZERS, 90.0)
+    assert list(claims.image_claims(made_up("fashion-mnist", same))) == []
+
+
 def test_half_a_set_of_optimizers_is_not_judged(tmp_path):
     records = made_up("mnist", {"adamax": 99.0, "dsa": 98.0})
     assert list(claims.image_claims(records)) == []
