@@ -14,9 +14,11 @@ from dsa_optax._plots import plot_learning_rates, plot_step_lengths
 from dsa_optax._state import AdaptState, DSAState, LastStep, LinearDSAState
 from dsa_optax._train_step import make_train_step
 from dsa_optax._two_stage import TwoStageState, two_stage
+from dsa_optax._warmup import AdaptiveWarmupState, adaptive_warmup
 
 __all__ = [
     "AdaptState",
+    "AdaptiveWarmupState",
     "BlendState",
     "DSAState",
     "LastStep",
@@ -24,6 +26,7 @@ __all__ = [
     "RateSummary",
     "TwoStageState",
     "adapt",
+    "adaptive_warmup",
     "auto_dsa",
     "basic_dsa",
     "blend",

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import optax
 
-import dsa_optax
 from benchmarks.shared.optimizers.soap import soap
 
 WARM_UP, DECAY = 0.05, 0.2
@@ -47,20 +46,19 @@ class Contender(NamedTuple):
       make: from a schedule of its learning rate to the optimizer.
       rates: the default first, and then the others of its grid.
       customary: the schedule that its users give it, a name of `SCHEDULES`.
+      warmed: whether it is in `adaptive_warmup`, for a tenth of the steps.
     """
 
     label: str
     make: Callable[[optax.Schedule], optax.GradientTransformation]
     rates: Sequence[float]
     customary: str = "cosine"
+    warmed: bool = False
 
-
-def _adapted(schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The recipe of `adapt`'s docstring, its step multiplied by the schedule."""
-    recipe = dsa_optax.adapt(
-        optax.contrib.muon(1.0), init_log2_lr=-5.0, min_log2_lr=-12.0, decrease=0.5
-    )
-    return optax.chain(recipe, optax.scale_by_schedule(schedule))
+    @property
+    def line(self) -> str:
+        """At its default, for people who tune nothing."""
+        return f"{self.label} at {self.rates[0]:g} with a {self.customary}"
 
 
 RIVALS: Mapping[str, Contender] = {
@@ -82,12 +80,22 @@ RIVALS: Mapping[str, Contender] = {
 }
 """The defaults are Optax's; of Adam, AdamW and Muon, which have none, the authors'."""
 
-OURS: Mapping[str, Contender] = {
-    "adapted-muon": Contender("adapt(Muon)", _adapted, (1.0,)),
+WARMED: Mapping[str, str] = {
+    name: f"warmed-{name}" for name in ("adamw", "muon", "soap")
 }
-"""The form of `adapt` for mini-batches, whose rates nobody sets."""
+"""Rivals that run in `adaptive_warmup` too, at their defaults: by what name."""
 
-CONTENDERS: Mapping[str, Contender] = {**RIVALS, **OURS}
+CONTENDERS: Mapping[str, Contender] = {
+    **RIVALS,
+    **{
+        warmed: RIVALS[name]._replace(
+            label=f"{RIVALS[name].label} in adaptive_warmup",
+            rates=RIVALS[name].rates[:1],
+            warmed=True,
+        )
+        for name, warmed in WARMED.items()
+    },
+}
 
 
 def setting_name(name: str, schedule: str, rate: float) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from benchmarks.minibatches.contenders import (
     CONTENDERS,
     RIVALS,
     SCHEDULES,
+    WARMED,
     Contender,
     setting_name,
 )
@@ -25,10 +27,11 @@ RECORDS = "minibatch_race.csv"
 FIGURE = "minibatch_race.png"
 
 LINES = {
-    "Muon at 0.02 with a cosine": "muon cosine 0.02",
-    "AdamW at 0.001 with a cosine": "adamw cosine 0.001",
-    "`adapt` around Muon": "adapted-muon constant 1",
-    "`adapt` around Muon with a cosine": "adapted-muon cosine 1",
+    CONTENDERS[name].line: setting_name(
+        name, CONTENDERS[name].customary, CONTENDERS[name].rates[0]
+    )
+    for pair in WARMED.items()
+    for name in pair
 }
 """What nobody has to tune, by its name in the records."""
 
@@ -167,8 +170,7 @@ test examples: the rivals are flattered. *Default* is the first rate, with the s
 that its users give it (a cosine; schedule-free none). The grids, with the default
 first: {grids}.
 
-adapt(Muon) is `adapt(optax.contrib.muon(1.0), init_log2_lr=-5.0, min_log2_lr=-12.0,
-decrease=0.5)`, its step multiplied by the schedule: no rate is set.\
+What is *in `adaptive_warmup`* is so for a tenth of the steps, at its default rate.\
 {missing(records)}"""
 
 
@@ -187,6 +189,7 @@ def missing(records: pd.DataFrame) -> str:
 def tables(records: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Titles and tables: everyone at default and best, and what schedules do."""
     yield "How far behind the best tuned rival", gaps_table(records)
+    yield "What `adaptive_warmup` does: without it → in it", warmup_table(records)
     yield "At the end", table(records)
     yield "What a schedule does: the best rate with each", schedules_table(records)
 
@@ -208,6 +211,25 @@ def table(records: pd.DataFrame) -> pd.DataFrame:
                 if label == "best":
                     cell += f" ({setting[1]}, {setting[2]:g})"
                 rows.setdefault(f"{contender.label}, {label}", {})[title(task)] = cell
+    return _frame(rows)
+
+
+def warmup_table(records: pd.DataFrame) -> pd.DataFrame:
+    """A row an optimizer at its default and a schedule, a column a task."""
+    rows: dict[str, dict[str, str]] = {}
+    for task, runs in by_task(records):
+        measure = measure_of(task[0])
+        means = _ends(runs, measure).groupby(RUN)["value"].mean()
+        for (name, warmed), schedule in product(WARMED.items(), SCHEDULES):
+            contender = RIVALS[name]
+            plain, inside = (
+                means.get((each, schedule, contender.rates[0]), math.nan)
+                for each in (name, warmed)
+            )
+            if math.isfinite(plain) and math.isfinite(inside):
+                cell = f"{plain:.{measure.digits}f} → {inside:.{measure.digits}f}"
+                row = f"{contender.label} at {contender.rates[0]:g}, {schedule}"
+                rows.setdefault(row, {})[title(task)] = cell
     return _frame(rows)
 
 
@@ -299,11 +321,12 @@ def _draw(axes: Axes, runs: pd.DataFrame, measure: Measure) -> None:
 
 
 def _style(name: str) -> dict[str, Any]:
-    """A look for each contender; ours is in DSA's colour."""
+    """A look for each contender; what is in `adaptive_warmup` has DSA's colour."""
     if name in RIVALS:
         color = OTHER_COLORS[list(RIVALS).index(name) % len(OTHER_COLORS)]
         return {"color": color, "linewidth": 1.2, "marker": ".", "markersize": 4}
-    return {"color": DSA_COLOR, "linewidth": 2.4, "zorder": 3}
+    dashes = ("-", "--", ":")[list(WARMED.values()).index(name)]
+    return {"color": DSA_COLOR, "linewidth": 2, "linestyle": dashes, "zorder": 3}
 
 
 def title(task: tuple[str, str]) -> str:

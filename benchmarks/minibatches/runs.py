@@ -62,7 +62,10 @@ class Trainer:
         self._epoch = epoch.compile()
 
     def _make(self, rates: jax.Array) -> optax.GradientTransformation:
-        return self.contender.make(lambda count: rates[count])
+        tx = self.contender.make(lambda count: rates[count])
+        if self.contender.warmed:
+            return dsa_optax.adaptive_warmup(tx, self.task.steps // 10)
+        return tx
 
     def _first(self, rates: jax.Array, key: jax.Array) -> Carry:
         params = self.task.net.init(key)

@@ -102,7 +102,8 @@ def test_grids_have_five_rates_and_the_default_first():
         assert len(set(contender.rates)) >= 5
         assert min(contender.rates) < contender.rates[0] < max(contender.rates)
         assert contender.customary in SCHEDULES
-    assert set(contenders.OURS) <= set(CONTENDERS) - set(RIVALS)
+    for name, warmed in contenders.WARMED.items():
+        assert CONTENDERS[warmed].rates == RIVALS[name].rates[:1]
 
 
 def test_training_improves(records):
@@ -148,6 +149,15 @@ def test_a_run_is_what_a_plain_loop_makes_of_it(digits, records):
     assert row["test_loss"] == pytest.approx(float(test_loss), rel=1e-3)
     accuracy = 100 * float(jnp.mean(logits.argmax(axis=1) == labels))
     assert row["test_accuracy"] == pytest.approx(accuracy, abs=0.5)
+
+
+def test_a_warm_up_raises_a_rate_that_is_far_too_low(digits):
+    plain = RIVALS["adamw"]._replace(rates=(1e-5,))
+    losses = [
+        runs.Trainer(digits, contender).train("constant", 1e-5, seed=0)["test_loss"]
+        for contender in (plain, plain._replace(warmed=True))
+    ]
+    assert losses[1].iloc[-1] < 0.95 * losses[0].iloc[-1]
 
 
 def test_what_is_there_is_not_run_again(path, digits, tmp_path, monkeypatch):
@@ -198,8 +208,8 @@ ENDS = {
     ("adam", "cosine", 1e-2): 90,
     ("muon", "cosine", 0.02): 89.95,
     ("muon", "wsd", 0.01): 88,
-    ("adapted-muon", "constant", 1.0): 91,
-    ("adapted-muon", "cosine", 1.0): 70,
+    ("warmed-muon", "cosine", 0.02): 91,
+    ("warmed-muon", "wsd", 0.02): 70,
 }
 
 
@@ -211,26 +221,29 @@ def test_the_tables_of_made_up_records():
         "Adam, best": "90.50 ± 0.71 (cosine, 0.01)",
         "Muon, default": "90.45 ± 0.71",
         "Muon, best": "90.45 ± 0.71 (cosine, 0.02)",
-        "adapt(Muon), default": "70.50 ± 0.71",
-        "adapt(Muon), best": "91.50 ± 0.71 (constant, 1)",
+        "Muon in adaptive_warmup, default": "91.50 ± 0.71",
+        "Muon in adaptive_warmup, best": "91.50 ± 0.71 (cosine, 0.02)",
     }
     schedules = page.schedules_table(made).set_index("optimizer")["MLP on MNIST"]
     assert schedules["Adam"] == "80.50 / 90.50"
     gaps = page.gaps_table(made).set_index("optimizer")["MLP on MNIST"]
-    assert list(gaps) == ["0.05", "–", "-1.00", "20.00"]
+    plain, ours = (page.CONTENDERS[name].line for name in ("muon", "warmed-muon"))
+    assert gaps.loc[[plain, ours]].tolist() == ["0.05", "-1.00"]
+    assert set(gaps.drop([plain, ours])) == {"–"}
+    both = page.warmup_table(made).set_index("optimizer")["MLP on MNIST"]
+    assert both.to_dict() == {"Muon at 0.02, cosine": "90.45 → 91.50"}
 
 
 def test_the_verdict_says_who_is_nearest_to_the_best_tuned_rival():
     text = made_up(ENDS, "shakespeare")  # a loss: 70 is the least
     verdict = page.verdict(pd.concat([made_up(ENDS), text]))
-    plain, ours = "Muon at 0.02 with a cosine", "`adapt` around Muon"
+    plain, ours = (page.CONTENDERS[name].line for name in ("muon", "warmed-muon"))
     assert verdict.startswith(
         "**Who wins: tuned to the task, rate and schedule, Adam on 2 of 2 tasks; "
         "of the lines that tune nothing the nearest to that is "
-        f"{ours} and {ours} with a cosine on 1 of 2 tasks.** "
+        f"{plain} and {ours} on 1 of 2 tasks.** "
     )
-    level = f"{plain} on 1, {ours} on 1, {ours} with a cosine on 1."
-    assert verdict.endswith(level)
+    assert verdict.endswith(f"{plain} on 1, {ours} on 1.")
     behind = made_up({("adam", "wsd", 1e-3): 90, ("adamw", "cosine", 1e-3): 80})
     verdict = page.verdict(behind)
     assert "that is AdamW at 0.001 with a cosine on 1 of 1 tasks.**" in verdict
