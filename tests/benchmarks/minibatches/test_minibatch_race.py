@@ -152,12 +152,12 @@ def test_a_run_is_what_a_plain_loop_makes_of_it(digits, records):
 
 
 def test_a_warm_up_raises_a_rate_that_is_far_too_low(digits):
-    plain = RIVALS["adamw"]._replace(rates=(1e-5,))
+    longer = digits._replace(epochs=10)
     losses = [
-        runs.Trainer(digits, contender).train("constant", 1e-5, seed=0)["test_loss"]
-        for contender in (plain, plain._replace(warmed=True))
+        runs.Trainer(longer, contender).train("constant", 1e-4, seed=0)["test_loss"]
+        for contender in (RIVALS["adamw"], RIVALS["adamw"]._replace(warmed=True))
     ]
-    assert losses[1].iloc[-1] < 0.95 * losses[0].iloc[-1]
+    assert losses[1].iloc[-1] < 0.8 * losses[0].iloc[-1]
 
 
 def test_what_is_there_is_not_run_again(path, digits, tmp_path, monkeypatch):
