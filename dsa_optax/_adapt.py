@@ -81,10 +81,8 @@ def adapt(
     last one is shortened, to a 32nd where it ended uphill and else to a tenth, and the
     rates fall by as much. The inner optimizer never sees that gradient.
 
-    For full-batch training; with one rate a tensor, or for all, also for mini-batches.
-    There noise moves the rates, mostly down: start near the inner optimizer's usual
-    rate, halve `decrease`, and set `min_log2_lr` to a rate that training may end with,
-    such as −5, 0.5 and −12 for Muon.
+    For full-batch training. The noise of mini-batches moves the rates, mostly down,
+    until training stands still: there is `adaptive_warmup` for them.
 
     Args:
       inner: any optimizer, at a learning rate of 1: `optax.contrib.muon(1.0)`,

@@ -45,9 +45,8 @@ def auto_dsa(
     of the params (in float32 from 1e-18 to 1e18) don't matter, but to L-BFGS those of
     tensors beside each other. An update costs one gradient.
 
-    For full-batch training, and for the polishing after mini-batches. On mini-batches
-    themselves use the second direction alone, with numbers that suit their noise:
-    `adapt(muon(1.0), init_log2_lr=-5.0, min_log2_lr=-12.0, decrease=0.5)`.
+    For full-batch training, and for the polishing after mini-batches. For mini-batches
+    themselves there is `adaptive_warmup`, around Muon with its usual rate and schedule.
 
     Args:
       memory_size: pairs that L-BFGS remembers, each of two floats a parameter. The more

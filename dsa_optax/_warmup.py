@@ -85,8 +85,9 @@ def adaptive_warmup(
       warm-up an update costs no more than the inner optimizer's and one product.
 
     Raises:
-      TypeError: if `warmup_steps` is not an integer, or another argument no number.
-      ValueError: if one of them is negative.
+      TypeError: if `warmup_steps` is not an integer, or another argument no number; in
+        `init` for params that aren't real floating arrays.
+      ValueError: if one of the arguments is negative.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax, dsa_optax
@@ -113,6 +114,7 @@ def adaptive_warmup(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> AdaptiveWarmupState:
+        _checks.real_floating("params", params)
         return AdaptiveWarmupState(
             count=jnp.zeros([], jnp.int32),
             log2_scale=jnp.zeros([], jnp.float32),

@@ -4,7 +4,7 @@ The cases are those of `optax.contrib._common_test`, which the wheel ships: the 
 test functions and parameters, 30,000 steps and tolerances as they are. Only the
 optimizer is ours. Of the suite's rows we take Sophia's, the one whose updates are given
 the objective (as `obj_fn`), and hand it on to DSA as its `value_fn`. `auto_dsa` and
-`adapt` need none.
+`adapt` need none, nor does a warm-up.
 """
 
 import functools
@@ -66,14 +66,19 @@ def auto_dsa(state_dtype=None):  # the suite makes a tracer of every integer
     return dsa_optax.auto_dsa(5, state_dtype=state_dtype)
 
 
+def adaptive_warmup(learning_rate: optax.ScalarOrSchedule = 0.1):
+    return dsa_optax.adaptive_warmup(optax.adam(learning_rate), 100)
+
+
 FACTORIES = [
     dsa,
+    pytest.param(adaptive_warmup, marks=pytest.mark.slow),
     pytest.param(adapt, marks=pytest.mark.slow),
     pytest.param(auto_dsa, marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize("factory", FACTORIES, ids=["dsa", "adapt", "auto_dsa"])
+@pytest.mark.parametrize("factory", FACTORIES, ids=["dsa", "adaptive_warmup", "adapt", "auto_dsa"])
 @pytest.mark.parametrize(("test", "arguments"), CASES)
 def test_of_optax(test, arguments, factory, monkeypatch):
     monkeypatch.setattr(suite, "_get_opt_factory", lambda opt_name: factory)

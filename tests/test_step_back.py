@@ -264,7 +264,7 @@ def test_a_loss_that_was_weighted_heavily_for_a_while(form):
 
 
 def test_one_outlier_in_one_batch_does_not_end_training():
-    """The recipe for mini-batches, and a row that is 10⁶ times too large in one."""
+    """Of mini-batches, in which one row is 10⁶ times too large."""
     tx = dsa_optax.adapt(
         optax.contrib.muon(1.0), init_log2_lr=-5.0, min_log2_lr=-12.0, decrease=0.5
     )

@@ -29,6 +29,7 @@ FACTORIES = {
     "softened": partial(dsa_optax.dsa, eps=1e-3, weight_decay=0.1),
     "basic_dsa": partial(dsa_optax.basic_dsa, 0.01, 0.01),
     "adapt": lambda: dsa_optax.adapt(optax.sgd(1.0, momentum=0.9), "parameter"),
+    "warmup": lambda: dsa_optax.adaptive_warmup(optax.sgd(0.1, momentum=0.9), 3),
 }
 
 
