@@ -78,7 +78,9 @@ FACTORIES = [
 ]
 
 
-@pytest.mark.parametrize("factory", FACTORIES, ids=["dsa", "adaptive_warmup", "adapt", "auto_dsa"])
+@pytest.mark.parametrize(
+    "factory", FACTORIES, ids=["dsa", "adaptive_warmup", "adapt", "auto_dsa"]
+)
 @pytest.mark.parametrize(("test", "arguments"), CASES)
 def test_of_optax(test, arguments, factory, monkeypatch):
     monkeypatch.setattr(suite, "_get_opt_factory", lambda opt_name: factory)
