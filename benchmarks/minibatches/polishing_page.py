@@ -69,7 +69,7 @@ def _introduction(records: pd.DataFrame) -> str:
         f"{contender.label} at {contender.rates[0]:g}" for contender in FIRST.values()
     )
     sizes = "; ".join(
-        f"{title(task)} {runs['train_examples'].iloc[0]:,} and "
+        f"{_title(task)} {runs['train_examples'].iloc[0]:,} and "
         f"{runs['test_examples'].iloc[0]:,} ({runs['seed'].nunique()} seeds)"
         for task, runs in by_task(records)
     )
@@ -96,7 +96,13 @@ def tables(records: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
             for name, score in ends.iterrows():
                 row[names[str(name)]] = _cell(score, measure)
             rows.append(row)
-        yield title(task), pd.DataFrame(rows)
+        yield _title(task), pd.DataFrame(rows)
+
+
+def _title(task: tuple[str, str]) -> str:
+    """A task for people; how long it is in the race doesn't count here."""
+    dataset, model = task
+    return title((dataset, model.partition(",")[0]))
 
 
 def _cell(scores: pd.Series, measure: Measure) -> str:
@@ -107,11 +113,12 @@ def _cell(scores: pd.Series, measure: Measure) -> str:
 def _pairs(
     records: pd.DataFrame,
 ) -> Iterator[tuple[tuple[str, str], str, pd.DataFrame]]:
-    """A task, a first stage, and the means at the end by what came after."""
+    """A task, a first stage, and the means at the end, where all has ended."""
     for task, runs in by_task(records):
         for first in [name for name in FIRST if name in set(runs["first"])]:
             ends = runs[(runs["first"] == first) & (runs["epoch"] == EVALUATIONS)]
-            yield task, first, ends.groupby("second").mean(numeric_only=True)
+            if LONGER in set(ends["second"]):
+                yield task, first, ends.groupby("second").mean(numeric_only=True)
 
 
 def figure(records: pd.DataFrame, path: Path) -> None:
@@ -133,7 +140,7 @@ def figure(records: pd.DataFrame, path: Path) -> None:
             if LONGER in means:
                 axes.plot(means[LONGER], "k*", label="a longer first stage")
             axes.set(yscale="log")
-            axes.set_title(f"{title(task)}\nafter {contender.label}", fontsize=9)
+            axes.set_title(f"{_title(task)}\nafter {contender.label}", fontsize=9)
             axes.grid(alpha=0.25)
     for axes in panels[-1]:
         axes.set_xlabel("gradients of the full batch")
