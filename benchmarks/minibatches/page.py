@@ -179,10 +179,17 @@ def missing(records: pd.DataFrame) -> str:
     gone = []
     for task, runs in by_task(records):
         there = runs.groupby("contender")["schedule"].unique()
-        for name, contender in CONTENDERS.items():
-            lacks = [s for s in SCHEDULES if s not in there.get(name, [])]
-            if lacks:
-                gone.append(f"{contender.label} on {title(task)} ({', '.join(lacks)})")
+        lacks = {
+            contender.label: [s for s in SCHEDULES if s not in there.get(name, [])]
+            for name, contender in CONTENDERS.items()
+        }
+        names = [
+            label if len(left) == len(SCHEDULES) else f"{label} ({', '.join(left)})"
+            for label, left in lacks.items()
+            if left
+        ]
+        if names:
+            gone.append(f"of {title(task)} {', '.join(names)}")
     return f"\n\n**Not run yet**: {'; '.join(gone)}." if gone else ""
 
 
