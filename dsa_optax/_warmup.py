@@ -6,7 +6,8 @@ mostly noise, so it is the mean of many beside their size that moves the rate:
 
     slope   c = −cos(g, u₋)                      u₋: the update before
     signal  z = mean(c) / √mean(c²)              exponential means
-    adapt   η' = max(η + β/T (z − z*), 0)        in the warm-up, of T updates
+    adapt   η' = max(η + β (z − z*), 0)          in the warm-up, of T updates;
+                                                 β: β₂/T up, β₁ down
     step    θ' = θ + 2^η' · u(g)
 """
 
@@ -49,6 +50,7 @@ def adaptive_warmup(
     inner: optax.GradientTransformation,
     warmup_steps: ArrayLike,
     *,
+    decrease: ArrayLike = 3.0,
     increase: ArrayLike = 5.0,
     threshold: ArrayLike = 0.3,
 ) -> optax.GradientTransformationExtraArgs:
@@ -61,22 +63,25 @@ def adaptive_warmup(
     .. math::
       c_t &= -\cos(g_t, u_{t-1}), \qquad
       z_t = \operatorname{mean}(c) \, / \sqrt{\operatorname{mean}(c^2)} \\
-      \eta_t &= \max(\eta_{t-1} + \beta (z_t - z^*) / T, 0) \\
+      \eta_t &= \max\left(\eta_{t-1} + \beta (z_t - z^*), 0\right), \qquad
+        \beta = \beta_2 / T \text{ where } z_t > z^*, \text{ else } \beta_1 \\
       u_t &= 2^{\eta_t} \operatorname{inner}(g_t)
 
-    with exponential means of a decay of 0.9, T = `warmup_steps`, :math:`\beta` =
-    `increase` and :math:`z^*` = `threshold`. :math:`c_t` is positive where the loss
-    still falls at the end of the last step; :math:`z_t` is 1 where it does on every
-    mini-batch, and about 0 where it is all noise. So a usual rate is raised where it is
-    clearly too low for so short a training, and kept where it isn't: the longer the
-    warm-up, the slower η moves. A rate that is too high stays so.
+    with exponential means of a decay of 0.9, T = `warmup_steps`, :math:`\beta_1` =
+    `decrease`, :math:`\beta_2` = `increase` and :math:`z^*` = `threshold`.
+    :math:`c_t` is positive where the loss still falls at the end of the last step;
+    :math:`z_t` is 1 where it does on every mini-batch, and about 0 where it is all
+    noise. So a usual rate is raised where it is clearly too low for so short a
+    training: slowly, the longer the warm-up the slower, and back at once where the
+    signal is gone. A rate that is too high stays so.
 
     Args:
       inner: any optimizer, at its usual learning rate and with its schedule:
         `optax.contrib.muon(optax.cosine_decay_schedule(0.02, steps))`. It is given
         every extra argument.
       warmup_steps: how many updates move η, an integer: a tenth of all.
-      increase: β ≥ 0, how fast η moves: in all of the warm-up by at most β (1 − z*) up.
+      decrease: β₁ ≥ 0, how fast η falls, a step.
+      increase: β₂ ≥ 0, how fast it rises: in all of the warm-up by β₂ (1 − z*) at most.
       threshold: z*, the signal that keeps η where it is, from 0 to 1.
 
     Returns:
@@ -110,9 +115,15 @@ def adaptive_warmup(
       end of a step, for any direction; here of another mini-batch.
     """
     _checks.count("warmup_steps", warmup_steps, 100)
+    _checks.scalar("decrease", decrease, 3.0, low=0.0)
     _checks.scalar("increase", increase, 5.0, low=0.0)
     _checks.scalar("threshold", threshold, 0.3, low=0.0)
     inner = optax.with_extra_args_support(inner)
+
+    def rise() -> jax.Array:
+        """β₂ / T."""
+        steps = jnp.maximum(jnp.asarray(warmup_steps, jnp.float32), 1)
+        return jnp.asarray(increase, jnp.float32) / steps
 
     def init(params: optax.Params) -> AdaptiveWarmupState:
         _checks.real_floating("params", params)
@@ -133,7 +144,7 @@ def adaptive_warmup(
     ) -> tuple[optax.Updates, AdaptiveWarmupState]:
         log2_scale, mean, square = if_(
             state.count < warmup_steps,
-            lambda: _moved(state, updates, warmup_steps, increase, threshold),
+            lambda: _moved(state, updates, decrease, rise(), threshold),
             lambda: (state.log2_scale, state.mean, state.square),
         )
         raw, inner_state = inner.update(updates, state.inner, params, **extra_args)
@@ -150,7 +161,7 @@ def adaptive_warmup(
 def _moved(
     state: AdaptiveWarmupState,
     grads: optax.Updates,
-    warmup_steps: ArrayLike,
+    decrease: ArrayLike,
     increase: ArrayLike,
     threshold: ArrayLike,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -164,12 +175,9 @@ def _moved(
     mean = DECAY * state.mean + (1 - DECAY) * fall
     square = DECAY * state.square + (1 - DECAY) * fall**2
     signal = mean / jnp.sqrt(jnp.where(square > 0, square, 1))
-    steps, increase, threshold = (
-        jnp.asarray(number, jnp.float32)
-        for number in (warmup_steps, increase, threshold)
-    )
-    stride = increase / jnp.maximum(steps, 1) * (signal - threshold)
-    log2_scale = jnp.maximum(state.log2_scale + stride, 0)
+    above = signal - jnp.asarray(threshold, jnp.float32)
+    stride = jnp.where(above > 0, increase, decrease).astype(jnp.float32)
+    log2_scale = jnp.maximum(state.log2_scale + stride * above, 0)
     moved = (log2_scale, mean, square)
     before = (state.log2_scale, state.mean, state.square)
     return jax.tree.map(lambda new, old: jnp.where(told, new, old), moved, before)

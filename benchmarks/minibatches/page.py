@@ -306,14 +306,20 @@ def figure(records: pd.DataFrame, path: Path) -> None:
         panel.set_axis_off()
     for (task, runs), axes in zip(tasks, panels, strict=False):
         _draw(axes, runs, measure_of(task[0]))
-        axes.set_title(title(task), fontsize=10)
+        axes.set_title(title(task), fontsize=9)
         axes.set_xlabel("epochs")
         axes.grid(alpha=0.25)
     sheet.suptitle(
         "Mini-batches, each optimizer at its best rate and schedule: mean over seeds"
     )
-    handles, labels = panels[0].get_legend_handles_labels()
-    sheet.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    named = {
+        label: handle
+        for panel in panels
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    sheet.legend(
+        named.values(), named, loc="outside lower center", ncols=5, frameon=False
+    )
     save(sheet, path)
 
 
