@@ -75,7 +75,7 @@ COMMANDS = (
         "polishing",
         "The paper's method (Sec. 2.3) beside a longer first stage at equal cost: "
         "mini-batches by Adamax, AdamW or Muon, then the full batch by DSA, iRprop⁻ "
-        "and auto_dsa. About ten minutes a task on two cores; a killed run goes on "
+        "and auto_dsa. About twenty minutes a task on two cores; a killed run goes on "
         "where it was.",
         lambda options: run_polishing(
             options.output, options.tasks, options.seeds, options.data_dir
