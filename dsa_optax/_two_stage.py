@@ -90,7 +90,7 @@ def two_stage(
             return result, state._replace(first=inner)
 
         def by_second() -> tuple[optax.Updates, TwoStageState]:
-            inner = if_(
+            inner = _if(
                 state.count == switch_step,
                 lambda: second.init(params),
                 lambda: state.second,
@@ -98,13 +98,13 @@ def two_stage(
             result, inner = second.update(updates, inner, params, **extra_args)
             return result, state._replace(second=inner)
 
-        result, state = if_(state.count < switch_step, by_first, by_second)
+        result, state = _if(state.count < switch_step, by_first, by_second)
         return result, state._replace(count=optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def if_(condition: Any, then: Any, otherwise: Any) -> Any:
+def _if(condition: Any, then: Any, otherwise: Any) -> Any:
     """`jax.lax.cond`, or a plain branch where the condition is known.
 
     Outside jit a `grad_fn` may do what can't be traced, as read data from the host.

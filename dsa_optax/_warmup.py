@@ -20,7 +20,6 @@ from jax.typing import ArrayLike
 
 from dsa_optax import _checks
 from dsa_optax._sizes import inner_products, norm
-from dsa_optax._two_stage import if_
 
 DECAY = 0.9
 """Of the exponential means: over some ten steps."""
@@ -87,8 +86,8 @@ def adaptive_warmup(
     Returns:
       A transformation whose state, an `AdaptiveWarmupState`, keeps one number a
       parameter beside the inner state; `optax.tree.get(state, "log2_scale")` is η. A
-      gradient (or an update) that isn't finite tells nothing: η waits. After the
-      warm-up an update costs no more than the inner optimizer's and one product.
+      gradient (or an update) that isn't finite tells nothing: η waits. An update costs
+      the inner one and a scalar product of two trees like the params.
 
     Raises:
       TypeError: if `warmup_steps` is not an integer, or another argument no number; in
@@ -142,11 +141,10 @@ def adaptive_warmup(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, AdaptiveWarmupState]:
-        log2_scale, mean, square = if_(
-            state.count < warmup_steps,
-            lambda: _moved(state, updates, decrease, rise(), threshold),
-            lambda: (state.log2_scale, state.mean, state.square),
-        )
+        moved, mean, square = _moved(state, updates, decrease, rise(), threshold)
+        # Not a branch, in which devices would wait for each other's part of the sums.
+        warming = state.count < warmup_steps
+        log2_scale = jnp.where(warming, moved, state.log2_scale)
         raw, inner_state = inner.update(updates, state.inner, params, **extra_args)
         scale = jnp.exp2(log2_scale)
         scaled = jax.tree.map(lambda u: scale.astype(u.dtype) * u, raw)
