@@ -418,14 +418,20 @@ def eight_devices():
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(root),
     }
-    return subprocess.run(
-        [sys.executable, __file__],
-        env=environment,
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    for _ in range(3):
+        process = subprocess.run(
+            [sys.executable, __file__],
+            env=environment,
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        # Of eight devices on two busy cores XLA ends the process now and then, when
+        # some come too late to a sum over all.
+        if process.returncode == 0 or "rendezvous.cc" not in process.stderr:
+            break
+    return process
 
 
 @pytest.mark.slow
