@@ -119,11 +119,6 @@ def adaptive_warmup(
     _checks.scalar("threshold", threshold, 0.3, low=0.0)
     inner = optax.with_extra_args_support(inner)
 
-    def rise() -> jax.Array:
-        """β₂ / T."""
-        steps = jnp.maximum(jnp.asarray(warmup_steps, jnp.float32), 1)
-        return jnp.asarray(increase, jnp.float32) / steps
-
     def init(params: optax.Params) -> AdaptiveWarmupState:
         _checks.real_floating("params", params)
         return AdaptiveWarmupState(
@@ -141,7 +136,9 @@ def adaptive_warmup(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, AdaptiveWarmupState]:
-        moved, mean, square = _moved(state, updates, decrease, rise(), threshold)
+        steps = jnp.maximum(jnp.asarray(warmup_steps, jnp.float32), 1)
+        rise = jnp.asarray(increase, jnp.float32) / steps
+        moved, mean, square = _moved(state, updates, decrease, rise, threshold)
         # Not a branch, in which devices would wait for each other's part of the sums.
         warming = state.count < warmup_steps
         log2_scale = jnp.where(warming, moved, state.log2_scale)
