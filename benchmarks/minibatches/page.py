@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,13 +136,12 @@ def gaps(runs: pd.DataFrame, measure: Measure) -> dict[str, float]:
 
 def gaps_table(records: pd.DataFrame) -> pd.DataFrame:
     """A row a line that tunes nothing, a column a task; below 0 it is ahead."""
-    rows: dict[str, dict[str, str]] = {}
-    for task, runs in by_task(records):
-        measure = measure_of(task[0])
+
+    def cells(runs: pd.DataFrame, measure: Measure) -> Iterator[tuple[str, str]]:
         for line, gap in gaps(runs, measure).items():
-            cell = f"{gap:.{measure.digits}f}" if math.isfinite(gap) else "–"
-            rows.setdefault(line, {})[title(task)] = cell
-    return _frame(rows)
+            yield line, f"{gap:.{measure.digits}f}" if math.isfinite(gap) else "–"
+
+    return _a_column_a_task(records, cells)
 
 
 def _introduction(records: pd.DataFrame) -> str:
@@ -203,58 +202,56 @@ def tables(records: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def table(records: pd.DataFrame) -> pd.DataFrame:
     """A row a contender, at its default and at its best; a column a task."""
-    rows: dict[str, dict[str, str]] = {}
-    for task, runs in by_task(records):
-        measure = measure_of(task[0])
+
+    def cells(runs: pd.DataFrame, measure: Measure) -> Iterator[tuple[str, str]]:
         for name, contender, mine in _by_contender(runs):
             ends = _ends(mine, measure)
             values = ends.set_index(RUN)["value"].sort_index()
             default = (name, contender.customary, contender.rates[0])
+            if default in values.index:
+                cell = spread(values.loc[[default]], measure.digits)
+                yield f"{contender.label}, default", cell
             best = _best(ends, measure)
-            for label, setting in (("default", default), ("best", best)):
-                if setting not in values.index:
-                    continue
-                cell = spread(values.loc[[setting]], measure.digits)
-                if label == "best":
-                    cell += f" ({setting[1]}, {setting[2]:g})"
-                rows.setdefault(f"{contender.label}, {label}", {})[title(task)] = cell
-    return _frame(rows)
+            cell = spread(values.loc[[best]], measure.digits)
+            yield f"{contender.label}, best", f"{cell} ({best[1]}, {best[2]:g})"
+
+    return _a_column_a_task(records, cells)
 
 
 def warmup_table(records: pd.DataFrame) -> pd.DataFrame:
     """A row an optimizer at its default and a schedule, a column a task."""
-    rows: dict[str, dict[str, str]] = {}
-    for task, runs in by_task(records):
-        measure = measure_of(task[0])
+
+    def cells(runs: pd.DataFrame, measure: Measure) -> Iterator[tuple[str, str]]:
         means = _ends(runs, measure).groupby(RUN)["value"].mean()
         for (name, warmed), schedule in product(WARMED.items(), SCHEDULES):
-            contender = RIVALS[name]
+            label, rate = RIVALS[name].label, RIVALS[name].rates[0]
             plain, inside = (
-                means.get((each, schedule, contender.rates[0]), math.nan)
-                for each in (name, warmed)
+                means.get((each, schedule, rate), math.nan) for each in (name, warmed)
             )
             if math.isfinite(plain) and math.isfinite(inside):
                 cell = f"{plain:.{measure.digits}f} → {inside:.{measure.digits}f}"
-                row = f"{contender.label} at {contender.rates[0]:g}, {schedule}"
-                rows.setdefault(row, {})[title(task)] = cell
-    return _frame(rows)
+                yield f"{label} at {rate:g}, {schedule}", cell
+
+    return _a_column_a_task(records, cells)
 
 
 def schedules_table(records: pd.DataFrame) -> pd.DataFrame:
     """A row a contender, a column a task: constant / cosine / wsd."""
-    rows: dict[str, dict[str, str]] = {}
-    for task, runs in by_task(records):
-        measure = measure_of(task[0])
+
+    def cells(runs: pd.DataFrame, measure: Measure) -> Iterator[tuple[str, str]]:
         for _, contender, mine in _by_contender(runs):
             ends = _ends(mine, measure)
             means = ends.groupby(["schedule", "rate"])["value"].mean()
-            cells = [
-                f"{_extreme(means[schedule], measure):.{measure.digits}f}"
-                for schedule in SCHEDULES
-                if schedule in means.index.get_level_values("schedule")
-            ]
-            rows.setdefault(contender.label, {})[title(task)] = " / ".join(cells)
-    return _frame(rows)
+            yield (
+                contender.label,
+                " / ".join(
+                    f"{_extreme(means[schedule], measure):.{measure.digits}f}"
+                    for schedule in SCHEDULES
+                    if schedule in means.index.get_level_values("schedule")
+                ),
+            )
+
+    return _a_column_a_task(records, cells)
 
 
 def _by_contender(
@@ -267,7 +264,15 @@ def _by_contender(
             yield name, contender, mine
 
 
-def _frame(rows: dict[str, dict[str, str]]) -> pd.DataFrame:
+def _a_column_a_task(
+    records: pd.DataFrame,
+    cells: Callable[[pd.DataFrame, Measure], Iterator[tuple[str, str]]],
+) -> pd.DataFrame:
+    """A table of the rows and cells that are found in each task's records."""
+    rows: dict[str, dict[str, str]] = {}
+    for task, runs in by_task(records):
+        for row, cell in cells(runs, measure_of(task[0])):
+            rows.setdefault(row, {})[title(task)] = cell
     frame = pd.DataFrame.from_dict(rows, orient="index").fillna("")
     return frame.rename_axis("optimizer").reset_index()
 
