@@ -1,12 +1,12 @@
 """The paper's claims about images (Sec. 3.2), judged by our records."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
 from benchmarks.paper.claims import Claim, Finding, graded
 from benchmarks.paper.images.runs import last_of_dsa
-from benchmarks.paper.published import DNN
+from benchmarks.paper.published import DNN, FMP, Scores
 from benchmarks.paper.tables import at, label
 from benchmarks.shared.optimizers.defaults import PAPER_OPTIMIZERS
 
@@ -14,8 +14,8 @@ FAILED = 12.0
 """Accuracy below which a classifier of ten classes has learned nothing."""
 
 UNTESTED = (
-    "DSA on SVHN (Tables 1, 2, 5) and CIFAR-100 (Table 1)",
-    "the FMP at its own width and length (Table 1)",
+    "DSA on SVHN (Tables 1, 2, 5)",
+    "the FMP on all of CIFAR-100's training images, five times those here (Table 1)",
 )
 
 
@@ -23,8 +23,8 @@ def image_claims(records: pd.DataFrame) -> Iterator[Claim]:
     """The claims that the records say something about."""
     if _by_dataset(records):
         yield from DNN_CLAIMS
-    if records["model"].str.startswith("fmp").any():
-        yield FMP_CLAIM
+    if (records["model"] == "fmp").any():
+        yield from FMP_CLAIMS
 
 
 def _mean(records: pd.DataFrame, axis: str, column: str) -> "pd.Series[float]":
@@ -60,11 +60,19 @@ def best_of_nine(records: pd.DataFrame, axis: str) -> Finding:
 
 def as_printed(records: pd.DataFrame, axis: str) -> Finding:
     """Tables 2, 4 and 6: DSA's accuracies, to within one point."""
+    return _to_within_a_point(_by_dataset(records), DNN, axis)
+
+
+def _to_within_a_point(
+    datasets: Mapping[str, pd.DataFrame],
+    published: Mapping[str, Mapping[str, Scores]],
+    axis: str,
+) -> Finding:
+    """Whether DSA's mean accuracy is at most one point below that printed."""
     parts, held = [], 0
-    datasets = _by_dataset(records)
     for name, runs in datasets.items():
         accuracy = _mean(runs, axis, "accuracy")["dsa"]
-        held += accuracy >= DNN[name]["dsa"].accuracy - 1
+        held += accuracy >= published[name]["dsa"].accuracy - 1
         parts.append(f"{name.upper()} {accuracy:.2f}")
     return Finding("; ".join(parts), graded(held, len(datasets)))
 
@@ -97,19 +105,29 @@ def many_fail(records: pd.DataFrame, axis: str) -> Finding:
     return Finding("; ".join(parts), graded(held, of))
 
 
+def _fmp_by_dataset(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The FMP's runs at the paper's own width and length, by data set."""
+    fmp = records[records["model"] == "fmp"].groupby("dataset", sort=False)
+    return {str(name): runs for name, runs in fmp if name in FMP}
+
+
 def best_with_fmp(records: pd.DataFrame, axis: str) -> Finding:
     """Table 1: with FMP, DSA is ahead of Adamax, and Adam far behind on MNIST."""
-    parts, held, of = [], 0, 0
-    fmp = records[records["model"].str.startswith("fmp")]
-    for (dataset, model), runs in fmp.groupby(["dataset", "model"], sort=False):
+    parts, held = [], 0
+    datasets = _fmp_by_dataset(records)
+    for name, runs in datasets.items():
         accuracy = _mean(runs, axis, "accuracy")
-        of += 1
         held += accuracy["dsa"] > accuracy.drop("dsa").max()
         scores = ", ".join(
             f"{label(name)} {accuracy[name]:.2f}" for name in accuracy.index
         )
-        parts.append(f"{str(dataset).upper()} with {model}: {scores}")
-    return Finding("; ".join(parts), graded(held, of))
+        parts.append(f"{name.upper()}: {scores}")
+    return Finding("; ".join(parts), graded(held, len(datasets)))
+
+
+def fmp_as_printed(records: pd.DataFrame, axis: str) -> Finding:
+    """Table 1: DSA's accuracies with FMP, to within one point."""
+    return _to_within_a_point(_fmp_by_dataset(records), FMP, axis)
 
 
 DNN_CLAIMS = (
@@ -143,11 +161,21 @@ DNN_CLAIMS = (
     ),
 )
 
-FMP_CLAIM = Claim(
-    "Table 1",
-    "With the fractional max-pooling net DSA is ahead of Adamax and Adam; **not at the "
-    "paper's width and length**: the model's name has ours",
-    "MNIST 99.73 against 99.52 and 70.21; CIFAR10 88.84 against 86.91",
-    "DSA's mean is above theirs, in each run",
-    best_with_fmp,
+FMP_CLAIMS = (
+    Claim(
+        "Table 1",
+        "With the fractional max-pooling net DSA is ahead of Adamax and Adam",
+        "MNIST 99.73 against 99.52 and 70.21; CIFAR10 88.84 against 86.91; CIFAR100 "
+        "59.50 against 51.13",
+        "DSA's mean is above theirs, on each data set (of CIFAR-100 a sample)",
+        best_with_fmp,
+    ),
+    Claim(
+        "Table 1",
+        "DSA reaches the accuracies printed for the fractional max-pooling net",
+        "MNIST 99.73; CIFAR10 88.84; CIFAR100 59.50",
+        "DSA's mean is at most one point below, on each data set (of CIFAR-100 a "
+        "sample)",
+        fmp_as_printed,
+    ),
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.paper.images import batch_sizes, runs
+from benchmarks.paper.tables import label
 from benchmarks.shared.tables import in_markdown, rounded
 
 
@@ -22,19 +23,36 @@ def image_sections(output: Path) -> Iterator[str]:
 
 
 def _nets(records: pd.DataFrame) -> Iterator[str]:
-    devices = ", ".join(records["device"].unique())
     yield "## Images (Tables 1, 2, 4 to 6, Fig. 8)"
-    yield f"""\
-By `python -m benchmarks images --output benchmarks/results` ({devices}). DSA is the
-paper's method: epochs of mini-batches with Adamax, then full-batch updates with DSA,
-one an "epoch". The rivals take mini-batches all the way. A gradient evaluation is a
-pass over the training set. Scores are per cent on the test images."""
-    for (dataset, model), _ in records.groupby(["dataset", "model"], sort=False):
+    yield """\
+By `python -m benchmarks images --output benchmarks/results`, with `--datasets` and
+`--model`. DSA is the paper's method: epochs of mini-batches with Adamax, then
+full-batch updates with DSA, one an "epoch". The rivals take mini-batches all the way. A
+gradient evaluation is a pass over the training set. Scores are per cent on the test
+images. dnn is the light net; fmp is the fractional max-pooling net, at Graham's width
+and the paper's length where its name has no numbers (else the width of its first block,
+and batch size, T₁ and T₂). On a GPU products are in JAX's default precision there,
+TF32. SVHN (Tables 1, 2, 5) is not here, for want of its files: `python -m benchmarks
+images --datasets svhn` downloads and runs it."""
+    for (dataset, model), here in records.groupby(["dataset", "model"], sort=False):
         for title, table in runs.tables(records, str(dataset), str(model)):
             yield f"### {title}"
             yield in_markdown(table)
+        yield _devices(here)
     if (records["model"] == "dnn").any():
         yield "![Training loss of the light net](fig8_dnn_loss.png)"
+
+
+def _devices(records: pd.DataFrame) -> str:
+    """What the runs of a net on a data set were run on."""
+    by_device = records.groupby("device", sort=False)["optimizer"].unique()
+    if len(by_device) == 1:
+        return f"Run on: {by_device.index[0]}."
+    parts = (
+        f"{device} ({', '.join(label(name) for name in optimizers)})"
+        for device, optimizers in by_device.items()
+    )
+    return f"Run on: {'; '.join(parts)}."
 
 
 def _batch_sizes(records: pd.DataFrame) -> Iterator[str]:

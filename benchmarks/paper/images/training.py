@@ -19,11 +19,15 @@ from benchmarks.shared.optimizers.defaults import OPTIMIZERS
 from benchmarks.shared.records import Records
 from dsa_optax.training import fit
 
-MICROBATCH = 100
+MICROBATCH = {"cpu": 100, "gpu": 2000, "tpu": 2000}
 """Images at once, in a gradient of the full batch and in an evaluation.
 
-They are what a core's caches hold: a thousand take half as long again.
+On a CPU they are what a core's caches hold: a thousand take half as long again. An
+accelerator waits for its host between small parts.
 """
+
+CHECKPOINT_EVERY = 5
+"""Epochs; on an accelerator writing one takes as long as an epoch."""
 
 Images = tuple[jax.Array, jax.Array]
 """Images as bytes, and their labels."""
@@ -94,7 +98,7 @@ class Trainer:
             image, label = row
             return optax.softmax_cross_entropy_with_integer_labels(logits(image), label)
 
-        over = partial(jax.lax.map, batch_size=MICROBATCH)
+        over = partial(jax.lax.map, batch_size=MICROBATCH[jax.default_backend()])
         losses = over(row_loss, train)
         predicted = over(lambda image: jnp.argmax(logits(image)), test_images)
         return jnp.mean(losses), predicted
@@ -130,9 +134,10 @@ def train(
         batch_size=stages.batch_size,
         second=OPTIMIZERS[stages.full_batch].make(),
         second_epochs=stages.full_batch_updates,
-        microbatch_size=MICROBATCH,
+        microbatch_size=MICROBATCH[jax.default_backend()],
         evaluate=evaluate,
         checkpoint_dir=checkpoint_dir,
+        checkpoint_every=CHECKPOINT_EVERY,
         progress=False,
     )
     rows = pd.DataFrame([untrained, *trained.history]).drop(columns="loss")

@@ -83,15 +83,28 @@ def test_half_a_set_of_optimizers_is_not_judged(tmp_path):
     assert "dnn on MNIST, 45 gradient evaluations" in text
 
 
-def test_fmp_is_judged_under_its_own_name():
-    name = runs.run_name("fmp", "mnist", runs.Schedule(64, 2, 2), 8)
-    records = made_up("mnist", {"adam": 98.0, "adamax": 99.0, "dsa": 99.5}, name)
-    [claim] = claims.image_claims(records)
-    finding = claim.judge(records, "epoch")
-    assert finding.verdict == "holds"
-    assert "MNIST with fmp-8 64/2/2: Adam 98.00, Adamax 99.00, DSA 99.50" in (
-        finding.measured
+def test_fmp_is_judged_at_the_papers_width_and_length():
+    scores = {"adam": 98.0, "adamax": 99.0, "dsa": 99.5}
+    small = runs.run_name("fmp", "mnist", runs.Schedule(64, 2, 2), 8)
+    assert list(claims.image_claims(made_up("mnist", scores, small))) == []
+    records = pd.concat(
+        [
+            made_up("mnist", scores, "fmp"),
+            made_up("cifar10", {"adamax": 88.0, "dsa": 85.0}, "fmp"),
+        ]
     )
+    findings = [claim.judge(records, "epoch") for claim in claims.image_claims(records)]
+    assert [finding.verdict for finding in findings] == ["in part", "in part"]
+    assert "MNIST: Adam 98.00, Adamax 99.00, DSA 99.50" in findings[0].measured
+    assert findings[1].measured == "MNIST 99.50; CIFAR10 85.00"
+
+
+def test_the_page_says_what_ran_where(tmp_path):
+    records = made_up("mnist", {"adamax": 99.0, "dsa": 98.0})
+    records.loc[records["optimizer"] == "dsa", "device"] = "a GPU"
+    records.to_csv(tmp_path / "images.csv", index=False)
+    text = "\n".join(image_sections(tmp_path))
+    assert "Run on: cpu (Adamax); a GPU (DSA)." in text
 
 
 def test_there_is_no_section_without_records(tmp_path):
