@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from benchmarks.paper.published import Scores
-from benchmarks.shared.optimizers.defaults import OPTIMIZERS
+from benchmarks.shared.optimizers.defaults import OPTIMIZERS, SCHEDULED
 from benchmarks.shared.records import RUN
 from benchmarks.shared.tables import spread
 
@@ -101,7 +101,8 @@ def spikes_table(records: pd.DataFrame) -> pd.DataFrame:
 def label(name: object) -> str:
     """The name for people; a variant of DSA is one already."""
     text = str(name)
-    return OPTIMIZERS[text].label if text in OPTIMIZERS else text
+    known = {**OPTIMIZERS, **SCHEDULED}
+    return known[text].label if text in known else text
 
 
 def _by_optimizer(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

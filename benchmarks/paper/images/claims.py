@@ -35,7 +35,8 @@ def _mean(records: pd.DataFrame, axis: str, column: str) -> "pd.Series[float]":
 
 def _by_dataset(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The light net's runs on each of the paper's data sets, if all nine have run."""
-    dnn = records[records["model"] == "dnn"]
+    nine = records["optimizer"].isin(PAPER_OPTIMIZERS)
+    dnn = records[nine & (records["model"] == "dnn")]
     return {
         str(name): runs
         for name, runs in dnn.groupby("dataset", sort=False)
@@ -107,8 +108,10 @@ def many_fail(records: pd.DataFrame, axis: str) -> Finding:
 
 def _fmp_by_dataset(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The FMP's runs at the paper's own width and length, by data set."""
-    fmp = records[records["model"] == "fmp"].groupby("dataset", sort=False)
-    return {str(name): runs for name, runs in fmp if name in FMP}
+    nine = records["optimizer"].isin(PAPER_OPTIMIZERS)
+    fmp = records[nine & (records["model"] == "fmp")]
+    datasets = fmp.groupby("dataset", sort=False)
+    return {str(name): runs for name, runs in datasets if name in FMP}
 
 
 def best_with_fmp(records: pd.DataFrame, axis: str) -> Finding:

@@ -18,7 +18,11 @@ from benchmarks.shared.command import (
     progress_over,
 )
 from benchmarks.shared.data import images as data
-from benchmarks.shared.optimizers.defaults import OPTIMIZERS, PAPER_OPTIMIZERS
+from benchmarks.shared.optimizers.defaults import (
+    OPTIMIZERS,
+    PAPER_OPTIMIZERS,
+    SCHEDULED,
+)
 from benchmarks.shared.records import Records
 from benchmarks.shared.tables import on_screen
 
@@ -96,7 +100,7 @@ COMMANDS = (
         (
             names(
                 "--optimizers",
-                OPTIMIZERS,
+                [*OPTIMIZERS, *SCHEDULED],
                 PAPER_OPTIMIZERS,
                 text="which optimizers to run, of",
                 described="the paper's nine",

@@ -25,15 +25,18 @@ def image_sections(output: Path) -> Iterator[str]:
 def _nets(records: pd.DataFrame) -> Iterator[str]:
     yield "## Images (Tables 1, 2, 4 to 6, Fig. 8)"
     yield """\
-By `python -m benchmarks images --output benchmarks/results`, with `--datasets` and
-`--model`. DSA is the paper's method: epochs of mini-batches with Adamax, then
-full-batch updates with DSA, one an "epoch". The rivals take mini-batches all the way. A
-gradient evaluation is a pass over the training set. Scores are per cent on the test
-images. dnn is the light net; fmp is the fractional max-pooling net, at Graham's width
-and the paper's length where its name has no numbers (else the width of its first block,
-and batch size, T₁ and T₂). On a GPU products are in JAX's default precision there,
-TF32. SVHN (Tables 1, 2, 5) is not here, for want of its files: `python -m benchmarks
-images --datasets svhn` downloads and runs it."""
+By `python -m benchmarks images --seeds 3 --output benchmarks/results`, for the light
+net (dnn) with `--datasets mnist cifar10`, for the fractional max-pooling net (fmp) with
+`--model fmp` and `--datasets mnist cifar10 cifar100`, and with `--optimizers` for those
+of a table. DSA is the paper's method: epochs of mini-batches with Adamax, then
+full-batch updates with DSA, one an "epoch". The rivals take mini-batches all the way,
+at constant rates as in the paper, but for Adamax with a cosine over all its epochs (not
+the paper's). A gradient evaluation is a pass over the training set. Scores are per cent
+on the test images. The fmp has Graham's width and the paper's length where its name has
+no numbers (else the width of its first block, and batch size, T₁ and T₂). On a GPU a
+product of matrices is in JAX's default precision there, TF32. SVHN (Tables 1, 2, 5) is
+not here, for want of its files: `python -m benchmarks images --datasets svhn` downloads
+and runs it."""
     for (dataset, model), here in records.groupby(["dataset", "model"], sort=False):
         for title, table in runs.tables(records, str(dataset), str(model)):
             yield f"### {title}"

@@ -15,7 +15,7 @@ from benchmarks.paper.scores import scores
 from benchmarks.shared.data.dataset import Dataset
 from benchmarks.shared.data.images import to_inputs
 from benchmarks.shared.models.images import ImageModel
-from benchmarks.shared.optimizers.defaults import OPTIMIZERS
+from benchmarks.shared.optimizers.defaults import OPTIMIZERS, SCHEDULED
 from benchmarks.shared.records import Records
 from dsa_optax.training import fit
 
@@ -37,7 +37,7 @@ class Stages(NamedTuple):
     """What trains, and for how long.
 
     Attributes:
-      minibatch: a name of `OPTIMIZERS`, for the epochs of mini-batches.
+      minibatch: a name of `OPTIMIZERS` or `SCHEDULED`, for the epochs of mini-batches.
       minibatch_epochs: how many.
       batch_size: images in a mini-batch.
       full_batch: a name of `OPTIMIZERS`, for the full-batch updates after them.
@@ -52,10 +52,18 @@ class Stages(NamedTuple):
 
     def gradients(self, epoch: int) -> int:
         """Gradient evaluations up to an epoch, in passes over the training set."""
+        known = {**OPTIMIZERS, **SCHEDULED}
         first = min(epoch, self.minibatch_epochs)
-        return OPTIMIZERS[self.minibatch].gradients_per_step * first + OPTIMIZERS[
+        return known[self.minibatch].gradients_per_step * first + known[
             self.full_batch
         ].gradients_per_step * (epoch - first)
+
+    def first_optimizer(self, rows: int) -> optax.GradientTransformation:
+        """The optimizer of the mini-batches of so many rows."""
+        if self.minibatch in OPTIMIZERS:
+            return OPTIMIZERS[self.minibatch].make()
+        steps = self.minibatch_epochs * -(-rows // self.batch_size)
+        return SCHEDULED[self.minibatch].make(steps)
 
 
 class Trainer:
@@ -129,7 +137,7 @@ def train(
         params,
         trainer.train,
         key,
-        first=OPTIMIZERS[stages.minibatch].make(),
+        first=stages.first_optimizer(len(trainer.train[1])),
         first_epochs=stages.minibatch_epochs,
         batch_size=stages.batch_size,
         second=OPTIMIZERS[stages.full_batch].make(),

@@ -15,7 +15,7 @@ class Optimizer:
     """A plot label, a factory, and the gradients that one step evaluates."""
 
     label: str
-    make: Callable[[], optax.GradientTransformation]
+    make: Callable[..., optax.GradientTransformation]
     gradients_per_step: int = 1
 
 
@@ -34,5 +34,13 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     "rprop": Optimizer("Rprop", torch_optim.rprop),
     "irprop-minus": Optimizer("iRprop⁻", torch_optim.irprop_minus),
 }
+
+SCHEDULED: Mapping[str, Optimizer] = {
+    "adamax-cosine": Optimizer(
+        "Adamax, cosine",
+        lambda steps: optax.adamax(optax.cosine_decay_schedule(2e-3, steps)),
+    ),
+}
+"""What the paper leaves out: rates that fade. `make` takes the number of steps."""
 
 PAPER_OPTIMIZERS = tuple(OPTIMIZERS)[:9]

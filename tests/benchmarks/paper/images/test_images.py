@@ -1,5 +1,6 @@
 """The training method on images, in short real runs on scikit-learn's digits."""
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -74,6 +75,19 @@ def test_they_learn(records):
     dsa = of(records, "dsa")["train_loss"]
     assert dsa[SCHEDULE.first + 1] < dsa[SCHEDULE.first]
     assert set(records["test_images"]) == {200}
+
+
+def test_a_scheduled_rival_fades_over_all_its_steps():
+    stages = runs.Schedule(64, 3, 2).stages("adamax-cosine")
+    assert stages.gradients(7) == 7
+    tx = stages.first_optimizer(rows=130)  # three steps an epoch
+    params = jnp.zeros(2)
+    state, lengths = tx.init(params), []
+    for _ in range(7 * 3 + 1):
+        updates, state = tx.update(jnp.ones(2), state, params)
+        lengths.append(float(jnp.linalg.norm(updates)))
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[-2] > lengths[-1] == 0
 
 
 def test_a_second_start_trains_nothing(path, digits, monkeypatch):
