@@ -139,7 +139,7 @@ def adaptive_warmup(
         steps = jnp.maximum(jnp.asarray(warmup_steps, jnp.float32), 1)
         rise = jnp.asarray(increase, jnp.float32) / steps
         moved, mean, square = _moved(state, updates, decrease, rise, threshold)
-        # Not a branch, in which devices would wait for each other's part of the sums.
+        # Not a branch: the host of a GPU would wait for its condition at every step.
         warming = state.count < warmup_steps
         log2_scale = jnp.where(warming, moved, state.log2_scale)
         raw, inner_state = inner.update(updates, state.inner, params, **extra_args)
