@@ -45,8 +45,8 @@ def auto_dsa(
     of the params (in float32 from 1e-18 to 1e18) don't matter, but to L-BFGS those of
     tensors beside each other. An update costs one gradient.
 
-    For full-batch training, and for the polishing after mini-batches. For mini-batches
-    themselves there is `adaptive_warmup`, around Muon with its usual rate and schedule.
+    For full-batch training. For mini-batches there is `adaptive_warmup`, around Muon
+    with its usual rate and schedule, and for the polishing after them `dsa`.
 
     Args:
       memory_size: pairs that L-BFGS remembers, each of two floats a parameter. The more
