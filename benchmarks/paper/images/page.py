@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.paper.images import batch_sizes, runs
-from benchmarks.paper.tables import label
-from benchmarks.shared.tables import in_markdown, rounded
+from benchmarks.paper.published import DNN, FMP
+from benchmarks.paper.tables import at, label
+from benchmarks.shared.tables import in_markdown, rounded, spread
 
 
 def image_sections(output: Path) -> Iterator[str]:
@@ -20,6 +21,41 @@ def image_sections(output: Path) -> Iterator[str]:
         yield from _full_batch(pd.read_csv(path))
     if (path := output / "fractional_pool.csv").exists():
         yield from _fractional_pool(pd.read_csv(path))
+
+
+def glance(records: pd.DataFrame) -> str:
+    """The table of docs/claims.md: the paper's nets at DSA's gradient evaluations."""
+    columns = {
+        f"{model}, {str(dataset).upper()}": _accuracies(here, model, str(dataset))
+        for (model, dataset), here in records.groupby(["model", "dataset"], sort=False)
+        if model in runs.SCHEDULES
+    }
+    table = pd.DataFrame(columns).rename_axis("test accuracy")
+    return in_markdown(table.reset_index())
+
+
+def _accuracies(records: pd.DataFrame, model: str, dataset: str) -> dict[str, str]:
+    """What the paper's method is compared with, on a net and a data set."""
+    first = runs.SCHEDULES[model][dataset].first
+    switched = at(records[records["optimizer"] == "dsa"], "epoch", first)
+    axis = "gradient_evaluations"
+    final = at(records, axis, runs.last_of_dsa(records, axis))
+    accuracies = {
+        str(name): spread(seeds["accuracy"], 2)
+        for name, seeds in final.groupby("optimizer")
+    }
+    others = final[~final["optimizer"].isin(["dsa", "adamax", "adamax-cosine"])]
+    means = others.groupby("optimizer")["accuracy"].mean()
+    best = str(means.idxmax()) if len(means) else None
+    published = (DNN if model == "dnn" else FMP)[dataset]["dsa"].accuracy
+    return {
+        "Adamax, at the switch": spread(switched["accuracy"], 2),
+        "**DSA** from there": accuracies["dsa"],
+        "Adamax all the way": accuracies["adamax"],
+        "Adamax, cosine": accuracies.get("adamax-cosine", ""),
+        "the best other": f"{accuracies[best]} ({label(best)})" if best else "",
+        "the paper's DSA": f"{published:.2f}",
+    }
 
 
 def _nets(records: pd.DataFrame) -> Iterator[str]:
@@ -51,11 +87,10 @@ def _devices(records: pd.DataFrame) -> str:
     by_device = records.groupby("device", sort=False)["optimizer"].unique()
     if len(by_device) == 1:
         return f"Run on: {by_device.index[0]}."
-    parts = (
-        f"{device} ({', '.join(label(name) for name in optimizers)})"
+    return " ".join(
+        f"Run on {device}: {'; '.join(label(name) for name in optimizers)}."
         for device, optimizers in by_device.items()
     )
-    return f"Run on: {'; '.join(parts)}."
 
 
 def _batch_sizes(records: pd.DataFrame) -> Iterator[str]:

@@ -104,7 +104,7 @@ def test_the_page_says_what_ran_where(tmp_path):
     records.loc[records["optimizer"] == "dsa", "device"] = "a GPU"
     records.to_csv(tmp_path / "images.csv", index=False)
     text = "\n".join(image_sections(tmp_path))
-    assert "Run on: cpu (Adamax); a GPU (DSA)." in text
+    assert "Run on cpu: Adamax. Run on a GPU: DSA." in text
 
 
 def test_there_is_no_section_without_records(tmp_path):
