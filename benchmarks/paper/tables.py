@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from benchmarks.paper.published import Scores
-from benchmarks.shared.optimizers.defaults import OPTIMIZERS, SCHEDULED
+from benchmarks.shared.optimizers.defaults import OPTIMIZERS, WITH_SCHEDULED
 from benchmarks.shared.records import RUN
 from benchmarks.shared.tables import spread
 
@@ -101,8 +101,7 @@ def spikes_table(records: pd.DataFrame) -> pd.DataFrame:
 def label(name: object) -> str:
     """The name for people; a variant of DSA is one already."""
     text = str(name)
-    known = {**OPTIMIZERS, **SCHEDULED}
-    return known[text].label if text in known else text
+    return WITH_SCHEDULED[text].label if text in WITH_SCHEDULED else text
 
 
 def _by_optimizer(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

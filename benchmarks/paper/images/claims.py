@@ -33,13 +33,20 @@ def _mean(records: pd.DataFrame, axis: str, column: str) -> "pd.Series[float]":
     return final.groupby("optimizer")[column].mean()
 
 
+def _runs_of(model: str, records: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The runs of a net by the paper's optimizers, by data set."""
+    nine = records["optimizer"].isin(PAPER_OPTIMIZERS)
+    datasets = records[nine & (records["model"] == model)].groupby(
+        "dataset", sort=False
+    )
+    return {str(name): runs for name, runs in datasets}
+
+
 def _by_dataset(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The light net's runs on each of the paper's data sets, if all nine have run."""
-    nine = records["optimizer"].isin(PAPER_OPTIMIZERS)
-    dnn = records[nine & (records["model"] == "dnn")]
     return {
-        str(name): runs
-        for name, runs in dnn.groupby("dataset", sort=False)
+        name: runs
+        for name, runs in _runs_of("dnn", records).items()
         if name in DNN and set(PAPER_OPTIMIZERS) <= set(runs["optimizer"])
     }
 
@@ -108,10 +115,8 @@ def many_fail(records: pd.DataFrame, axis: str) -> Finding:
 
 def _fmp_by_dataset(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The FMP's runs at the paper's own width and length, by data set."""
-    nine = records["optimizer"].isin(PAPER_OPTIMIZERS)
-    fmp = records[nine & (records["model"] == "fmp")]
-    datasets = fmp.groupby("dataset", sort=False)
-    return {str(name): runs for name, runs in datasets if name in FMP}
+    runs_by_name = _runs_of("fmp", records)
+    return {name: runs for name, runs in runs_by_name.items() if name in FMP}
 
 
 def best_with_fmp(records: pd.DataFrame, axis: str) -> Finding:

@@ -18,11 +18,7 @@ from benchmarks.shared.command import (
     progress_over,
 )
 from benchmarks.shared.data import images as data
-from benchmarks.shared.optimizers.defaults import (
-    OPTIMIZERS,
-    PAPER_OPTIMIZERS,
-    SCHEDULED,
-)
+from benchmarks.shared.optimizers.defaults import PAPER_OPTIMIZERS, WITH_SCHEDULED
 from benchmarks.shared.records import Records
 from benchmarks.shared.tables import on_screen
 
@@ -100,7 +96,7 @@ COMMANDS = (
         (
             names(
                 "--optimizers",
-                [*OPTIMIZERS, *SCHEDULED],
+                WITH_SCHEDULED,
                 PAPER_OPTIMIZERS,
                 text="which optimizers to run, of",
                 described="the paper's nine",

@@ -88,7 +88,7 @@ def run(
         optimizer.
       dataset: the images.
       model: a name of `MODELS`.
-      optimizers: names of `OPTIMIZERS` or `SCHEDULED`.
+      optimizers: names of `WITH_SCHEDULED`.
       seeds: how many, of 0, 1, 2, ….
       schedule: None is the paper's.
       width: of the FMP's first block; None is Graham's 32. It is part of the model's

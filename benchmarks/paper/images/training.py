@@ -15,7 +15,7 @@ from benchmarks.paper.scores import scores
 from benchmarks.shared.data.dataset import Dataset
 from benchmarks.shared.data.images import to_inputs
 from benchmarks.shared.models.images import ImageModel
-from benchmarks.shared.optimizers.defaults import OPTIMIZERS, SCHEDULED
+from benchmarks.shared.optimizers.defaults import OPTIMIZERS, WITH_SCHEDULED
 from benchmarks.shared.records import Records
 from dsa_optax.training import fit
 
@@ -37,7 +37,7 @@ class Stages(NamedTuple):
     """What trains, and for how long.
 
     Attributes:
-      minibatch: a name of `OPTIMIZERS` or `SCHEDULED`, for the epochs of mini-batches.
+      minibatch: a name of `WITH_SCHEDULED`, for the epochs of mini-batches.
       minibatch_epochs: how many.
       batch_size: images in a mini-batch.
       full_batch: a name of `OPTIMIZERS`, for the full-batch updates after them.
@@ -52,18 +52,17 @@ class Stages(NamedTuple):
 
     def gradients(self, epoch: int) -> int:
         """Gradient evaluations up to an epoch, in passes over the training set."""
-        known = {**OPTIMIZERS, **SCHEDULED}
         first = min(epoch, self.minibatch_epochs)
-        return known[self.minibatch].gradients_per_step * first + known[
-            self.full_batch
-        ].gradients_per_step * (epoch - first)
+        a_minibatch = WITH_SCHEDULED[self.minibatch].gradients_per_step
+        a_full_batch = OPTIMIZERS[self.full_batch].gradients_per_step
+        return a_minibatch * first + a_full_batch * (epoch - first)
 
     def first_optimizer(self, rows: int) -> optax.GradientTransformation:
         """The optimizer of the mini-batches of so many rows."""
+        make = WITH_SCHEDULED[self.minibatch].make
         if self.minibatch in OPTIMIZERS:
-            return OPTIMIZERS[self.minibatch].make()
-        steps = self.minibatch_epochs * -(-rows // self.batch_size)
-        return SCHEDULED[self.minibatch].make(steps)
+            return make()
+        return make(self.minibatch_epochs * -(-rows // self.batch_size))
 
 
 class Trainer:

@@ -43,4 +43,6 @@ SCHEDULED: Mapping[str, Optimizer] = {
 }
 """What the paper leaves out: rates that fade. `make` takes the number of steps."""
 
+WITH_SCHEDULED: Mapping[str, Optimizer] = {**OPTIMIZERS, **SCHEDULED}
+
 PAPER_OPTIMIZERS = tuple(OPTIMIZERS)[:9]
