@@ -219,11 +219,16 @@ def test_bounds_by_projection_with_the_gradient_of_an_active_one_zeroed(tx):
     curvatures = jnp.asarray([[2.0, 0.9, 0.0], [0.9, 3.0, 0.5], [0.0, 0.5, 1.0]])
     loss = lambda w: 0.5 * (w - 2) @ curvatures @ (w - 2) + 3 * w[2]
     optimum = np.array([1.0, 2.55, 0.5])
-    w, step = jnp.asarray([0.3, 0.4, 3.0]), jax.jit(tx.update)
-    state = tx.init(w)
-    for _ in range(400):
+
+    @jax.jit
+    def step(w, state):
         grads = jax.grad(loss)(w)
         held = (w <= low) & (grads > 0) | (w >= high) & (grads < 0)
-        updates, state = step(jnp.where(held, 0, grads), state, w)
-        w = jnp.clip(optax.apply_updates(w, updates), low, high)
+        updates, state = tx.update(jnp.where(held, 0, grads), state, w)
+        return jnp.clip(optax.apply_updates(w, updates), low, high), state
+
+    w = jnp.asarray([0.3, 0.4, 3.0])
+    state = tx.init(w)
+    for _ in range(400):
+        w, state = step(w, state)
     np.testing.assert_allclose(w, optimum, atol=1e-3)
