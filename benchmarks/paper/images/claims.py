@@ -23,7 +23,7 @@ def image_claims(records: pd.DataFrame) -> Iterator[Claim]:
     """The claims that the records say something about."""
     if _by_dataset(records):
         yield from DNN_CLAIMS
-    if (records["model"] == "fmp").any():
+    if _fmp_by_dataset(records):
         yield from FMP_CLAIMS
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.paper.images import batch_sizes, runs
-from benchmarks.paper.published import DNN, FMP
 from benchmarks.paper.tables import at, label
 from benchmarks.shared.tables import in_markdown, rounded, spread
 
@@ -47,14 +46,13 @@ def _accuracies(records: pd.DataFrame, model: str, dataset: str) -> dict[str, st
     others = final[~final["optimizer"].isin(["dsa", "adamax", "adamax-cosine"])]
     means = others.groupby("optimizer")["accuracy"].mean()
     best = str(means.idxmax()) if len(means) else None
-    published = (DNN if model == "dnn" else FMP)[dataset]["dsa"].accuracy
     return {
         "Adamax, at the switch": spread(switched["accuracy"], 2),
         "**DSA** from there": accuracies["dsa"],
         "Adamax all the way": accuracies["adamax"],
         "Adamax, cosine": accuracies.get("adamax-cosine", ""),
         "the best other": f"{accuracies[best]} ({label(best)})" if best else "",
-        "the paper's DSA": f"{published:.2f}",
+        "the paper's DSA": f"{runs.published(model, dataset)['dsa'].accuracy:.2f}",
     }
 
 

@@ -4,7 +4,7 @@ First mini-batches, with Adamax, then DSA on the full batch. The rivals take
 mini-batches all the way: for as many epochs, and on to as many gradient evaluations.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from benchmarks.paper.figures import AXES, loss_trends
 from benchmarks.paper.images.training import Stages, Trainer, train_once
-from benchmarks.paper.published import DNN, FMP
+from benchmarks.paper.published import DNN, FMP, Scores
 from benchmarks.paper.tables import at, scores_table
 from benchmarks.shared.data.dataset import Dataset
 from benchmarks.shared.data.images import size
@@ -126,7 +126,6 @@ def tables(
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Titles and tables: at DSA's last epoch, and at its gradient evaluations."""
     records = records[(records["dataset"] == dataset) & (records["model"] == model)]
-    published = (DNN if model == "dnn" else FMP).get(dataset, {})
     for axis, equal in AXES.items():
         budget = last_of_dsa(records, axis)
         final = at(records, axis, budget)
@@ -135,7 +134,12 @@ def tables(
             f"{model} on {dataset.upper()}, {budget} {equal}, "
             f"{size(dataset, *counts)}, seeds: {final['seed'].nunique()}"
         )
-        yield title, scores_table(final, published, digits=2)
+        yield title, scores_table(final, published(model, dataset), digits=2)
+
+
+def published(model: str, dataset: str) -> Mapping[str, Scores]:
+    """The paper's scores of a net on a data set, by optimizer; maybe none."""
+    return (DNN if model == "dnn" else FMP).get(dataset, {})
 
 
 def loss_figure(records: pd.DataFrame, path: Path) -> None:

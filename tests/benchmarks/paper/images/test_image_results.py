@@ -71,6 +71,7 @@ def test_no_claim_holds_where_all_learn_the_same_and_dsa_nothing():
 def test_what_the_paper_has_no_table_for_is_not_judged():
     same = dict.fromkeys(PAPER_OPTIMIZERS, 90.0)
     assert list(claims.image_claims(made_up("fashion-mnist", same))) == []
+    assert list(claims.image_claims(made_up("fashion-mnist", same, "fmp"))) == []
 
 
 def test_half_a_set_of_optimizers_is_not_judged(tmp_path):
