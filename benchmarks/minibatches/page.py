@@ -165,12 +165,27 @@ over the seeds.
 Every optimizer runs at each of its rates at a constant rate, under a cosine to zero,
 and with warm-up in a twentieth of the steps and a decay in the last fifth (wsd). *Best*
 is the rate and schedule with the best mean at the end, chosen for each task on the very
-test examples: the rivals are flattered. *Default* is the first rate, with the schedule
-that its users give it (a cosine; schedule-free none). The grids, with the default
-first: {grids}.
+test examples: the rivals are flattered.{_screened(records)}
+*Default* is the first rate, with the schedule that its users give it (a cosine;
+schedule-free none). The grids, with the default first: {grids}.
 
 What is *in `adaptive_warmup`* is so for a tenth of the steps, at its default rate.\
 {missing(records)}"""
+
+
+def _screened(records: pd.DataFrame) -> str:
+    """Where only the rates that matter have more than one seed, in a sentence."""
+    names = [
+        title(task)
+        for task, runs in by_task(records)
+        if runs.groupby("optimizer")["seed"].nunique().nunique() > 1
+    ]
+    if not names:
+        return ""
+    return (
+        f" For {', '.join(names)} the first seed ran every rate, and the others the "
+        "default and the first seed's best with each schedule, which *best* is among."
+    )
 
 
 def missing(records: pd.DataFrame) -> str:
@@ -282,8 +297,10 @@ def _of_rivals(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ends(runs: pd.DataFrame, measure: Measure) -> pd.DataFrame:
-    """The last look of each run, its measure as "value"."""
+    """The last look of each run that has all seeds, its measure as "value"."""
     last = runs[runs["epoch"] == runs["epoch"].max()]
+    seeds = last.groupby("optimizer")["seed"].transform("nunique")
+    last = last[seeds == seeds.groupby(last["contender"]).transform("max")]
     return last.assign(value=last[measure.column])
 
 

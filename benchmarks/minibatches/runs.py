@@ -1,8 +1,8 @@
 """The mini-batch race: test loss and accuracy at equal epochs."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import product
 from typing import Any
 
@@ -142,46 +142,78 @@ def run(
     Args:
       records: where results go, and what is there already.
       tasks: what is trained.
-      contenders: who trains, by name; each at all its rates, with every schedule.
+      contenders: who trains, by name; each at all its rates, with every schedule (on a
+        task that is `screened` with one seed, and those that matter with the others).
       seeds: how many, of 0, 1, 2, ….
       schedules: names of `SCHEDULES`.
     """
     for task in tasks:
         for name, contender in contenders.items():
-            _run_all(records, task, name, contender, schedules, seeds)
+            race = _Race(records, task, name, contender)
+            settings = list(product(schedules, contender.rates))
+            race.run(settings, range(1 if task.screened else seeds))
+            if task.screened:
+                race.run(race.finalists(settings), range(seeds))
             yield f"{name}, {task.model} on {task.dataset}"
         jax.clear_caches()  # XLA's programs hold the task's data
 
 
-def _run_all(
-    records: Records,
-    task: Task,
-    name: str,
-    contender: Contender,
-    schedules: Sequence[str],
-    seeds: int,
-) -> None:
-    """All rates, schedules and seeds of one optimizer, each recorded as it ends."""
-    trainer = None
-    for schedule, rate in product(schedules, contender.rates):
-        unit = {
+class _Race:
+    """One optimizer on one task, over schedules, rates and seeds."""
+
+    def __init__(
+        self, records: Records, task: Task, name: str, contender: Contender
+    ) -> None:
+        self._records, self._task = records, task
+        self._name, self._contender = name, contender
+
+    @cached_property
+    def _trainer(self) -> Trainer:
+        return Trainer(self._task, self._contender)
+
+    def _unit(self, schedule: str, rate: float) -> dict[str, str]:
+        return {
             "experiment": EXPERIMENT,
-            "dataset": task.dataset,
-            "model": task.model,
-            "optimizer": setting_name(name, schedule, rate),
+            "dataset": self._task.dataset,
+            "model": self._task.model,
+            "optimizer": setting_name(self._name, schedule, rate),
         }
-        for seed in range(seeds):
-            if records.has_seed(unit, seed):
+
+    def run(self, settings: Iterable[tuple[str, float]], seeds: Iterable[int]) -> None:
+        """Trains what the records lack, and records each run as it ends."""
+        for (schedule, rate), seed in product(settings, seeds):
+            unit = self._unit(schedule, rate)
+            if self._records.has_seed(unit, seed):
                 continue
-            trainer = trainer or Trainer(task, contender)
-            rows = trainer.train(schedule, rate, seed)
+            rows = self._trainer.train(schedule, rate, seed)
             about = {
-                "contender": name,
+                "contender": self._name,
                 "schedule": schedule,
                 "rate": rate,
-                "steps": task.steps,
-                "train_examples": len(task.train[0]),
-                "test_examples": len(task.test[0]),
+                "steps": self._task.steps,
+                "train_examples": len(self._task.train[0]),
+                "test_examples": len(self._task.test[0]),
                 "device": jax.devices()[0].device_kind,
             }
-            records.put(unit, rows.assign(**about))
+            self._records.put(unit, rows.assign(**about))
+
+    def finalists(
+        self, settings: Iterable[tuple[str, float]]
+    ) -> list[tuple[str, float]]:
+        """The default rate, and the best on the first seed, with each schedule."""
+        losses: dict[str, dict[float, float]] = {}
+        for schedule, rate in settings:
+            run = self._records.run(self._unit(schedule, rate))
+            ends = run[run["seed"] == 0].sort_values("epoch")["test_loss"]
+            losses.setdefault(schedule, {})[rate] = float(ends.iloc[-1])
+        default = self._contender.rates[0]
+        return [
+            (schedule, rate)
+            for schedule, found in losses.items()
+            for rate in dict.fromkeys([default, _least(found)])
+        ]
+
+
+def _least(losses: Mapping[float, float]) -> float:
+    """The rate of the least loss; one that is not a number is the greatest."""
+    return min(losses, key=lambda rate: np.nan_to_num(losses[rate], nan=np.inf))

@@ -175,6 +175,20 @@ def test_what_is_there_is_not_run_again(path, digits, tmp_path, monkeypatch):
     assert len(more) - len(pd.read_csv(path)) == len(SCHEDULES) * 2 * 2
 
 
+def test_of_a_screened_task_other_seeds_run_what_matters(digits, tmp_path):
+    screened = digits._replace(screened=True, epochs=1, looks=1)
+    chosen = {"adam": RIVALS["adam"]._replace(rates=(3e-3, 0.01, np.nan))}
+    path = tmp_path / "minibatch_race.csv"
+    for _ in range(2):  # the second finds everything there
+        list(runs.run(Records(path), [screened], chosen, seeds=2))
+    records = pd.read_csv(path)
+    first, second = (records[records["seed"] == seed] for seed in (0, 1))
+    assert len(first) == 3 * len(SCHEDULES)
+    best = first.loc[first.groupby("schedule")["test_loss"].idxmin(), "optimizer"]
+    default = [contenders.setting_name("adam", each, 3e-3) for each in SCHEDULES]
+    assert sorted(second["optimizer"]) == sorted({*best, *default})
+
+
 def made_up(ends, dataset="mnist"):
     """Records of accuracies at the end, by (contender, schedule, rate)."""
     rows = [
@@ -232,6 +246,18 @@ def test_the_tables_of_made_up_records():
     assert set(gaps.drop([plain, ours])) == {"–"}
     both = page.warmup_table(made).set_index("optimizer")["MLP on MNIST"]
     assert both.to_dict() == {"Muon at 0.02, cosine": "90.45 → 91.50"}
+
+
+def test_a_rate_that_lacks_seeds_is_not_the_best():
+    made = made_up(ENDS)
+    assert "ran every rate" not in "".join(page.sections(made))
+    lucky = (made["optimizer"] == "adam cosine 0.01") & (made["seed"] == 1)
+    short = made[~lucky]
+    table = page.table(short).set_index("optimizer")["MLP on MNIST"]
+    assert table["Adam, best"] == "85.50 ± 0.71 (cosine, 0.001)"
+    assert "For MLP on MNIST the first seed ran every rate" in "".join(
+        page.sections(short)
+    )
 
 
 def test_the_verdict_says_who_is_nearest_to_the_best_tuned_rival():
