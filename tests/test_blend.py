@@ -1,6 +1,7 @@
 """`blend` and `auto_dsa`: sums of updates, each part with its own state and rates."""
 
 import pickle
+from functools import partial
 
 import chex
 import jax
@@ -63,9 +64,14 @@ def test_the_order_of_the_parts_does_not_matter():
 
 def test_an_update_is_the_sum_and_the_lengths_are_those_of_its_parts():
     params = make_params()
-    tx, grads = dsa_optax.blend(*PARTS), jax.grad(loss)(params)
-    updates, state = tx.update(grads, tx.init(params), params)
-    each = [part.update(grads, part.init(params), params)[0] for part in PARTS]
+    grads = jax.grad(loss)(params)
+
+    @partial(jax.jit, static_argnums=0)
+    def first(tx):
+        return tx.update(grads, tx.init(params), params)
+
+    updates, state = first(dsa_optax.blend(*PARTS))
+    each = [first(part)[0] for part in PARTS]
     chex.assert_trees_all_close(
         updates, jax.tree.map(lambda *u: sum(u), *each), rtol=1e-6
     )
@@ -77,7 +83,7 @@ def test_an_update_is_the_sum_and_the_lengths_are_those_of_its_parts():
 def test_parts_are_given_the_extra_arguments():
     params, tx = make_params(), dsa_optax.blend(dsa_optax.dsa(-6.0), optax.sgd(0.1))
     grads, state = jax.grad(loss)(params), tx.init(params)
-    tx.update(grads, state, params, value_fn=loss)
+    jax.eval_shape(lambda: tx.update(grads, state, params, value_fn=loss))
     with pytest.raises(ValueError, match="`grad_fn` is missing"):
         tx.update(grads, state, params)
 

@@ -16,7 +16,7 @@ DOCS = ROOT / "docs"
 LIBRARIES = "libraries.md"  # its sections are apart: see below
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in DOCS.glob("*.md")}
 
-pytestmark = pytest.mark.usefixtures("as_users_run_it", "optimised")
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
 def blocks_of(text: str) -> list[str]:

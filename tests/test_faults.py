@@ -174,13 +174,18 @@ def test_the_error_for_complex_params_shows_what_works(make):
         *_, made, updated, _ = str(error.value).splitlines()
         names = {"optax": optax, "dsa_optax": dsa_optax, "jax": jax, "jnp": jnp}
         exec(made.strip(), names)
-        names |= {"params": params, "state": names["tx"].init(params)}
-        grad = jax.jit(jax.grad(complex_loss))
+
+        @jax.jit
+        def step(params, state):
+            grads = jax.grad(complex_loss)(params)
+            here = {"grads": grads, "params": params, "state": state}
+            exec(updated.strip(), names, here)
+            return optax.apply_updates(params, here["updates"]), here["state"]
+
+        end, state = params, names["tx"].init(params)
         for _ in range(60):
-            names["grads"] = grad(names["params"])
-            exec(updated.strip(), names)
-            names["params"] = optax.apply_updates(names["params"], names["updates"])
-        assert complex_loss(names["params"]) < 1e-3 * complex_loss(params)
+            end, state = step(end, state)
+        assert complex_loss(end) < 1e-3 * complex_loss(params)
 
 
 def test_the_error_for_whole_numbers_says_nothing_of_complex_ones():

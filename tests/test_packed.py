@@ -19,7 +19,7 @@ from dsa_optax._packed import SMALL, layout_of
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 SHAPES = st.lists(
-    st.lists(st.integers(0, 4), max_size=3).map(tuple), min_size=1, max_size=9
+    st.lists(st.integers(0, 4), max_size=3).map(tuple), min_size=1, max_size=5
 )
 DTYPES = st.sampled_from(["float32", "bfloat16"])
 
@@ -32,7 +32,7 @@ def tree_of(shapes, dtypes, seed=0):
     }
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(SHAPES, st.data())
 def test_what_is_packed_comes_back(shapes, data):
     dtypes = data.draw(st.lists(DTYPES, min_size=len(shapes), max_size=len(shapes)))
@@ -47,7 +47,7 @@ def test_what_is_packed_comes_back(shapes, data):
     assert again == layout
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(SHAPES, st.data())
 def test_sums_and_values_of_leaves_are_in_the_order_of_the_tree(shapes, data):
     tree = tree_of(shapes, ["float32"] * len(shapes))
@@ -118,16 +118,15 @@ def trajectory(tx, dtype, steps=12):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 2e-3), ("float64", 1e-7)])
-def test_the_trajectory_is_that_of_leaves_apart(form, dtype, rtol, monkeypatch):
+def test_the_trajectory_is_that_of_leaves_apart(form, monkeypatch):
     """Up to the order in which sums are taken, which Muon's iterations enlarge."""
-    with jax.enable_x64(dtype == "float64"):
-        packed, state = trajectory(FORMS[form], dtype)
+    with jax.enable_x64(True):
+        packed, state = trajectory(FORMS[form], "float64")
         assert len(state.last.before) == 1
         monkeypatch.setattr(_packed, "SMALL", -1)
-        apart, state = trajectory(FORMS[form], dtype)
+        apart, state = trajectory(FORMS[form], "float64")
         assert len(state.last.before) == 6
-    chex.assert_trees_all_close(packed, apart, rtol=rtol, atol=rtol * 1e-2)
+    chex.assert_trees_all_close(packed, apart, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -142,7 +142,8 @@ def test_a_parameter_costs_one_byte_and_every_reader_knows_it():
     loss = lambda p: jnp.sum(p["w"] ** 2) + jnp.sum(p["b"].astype(jnp.float32) ** 2)
     top = jax.tree.map(lambda leaf: leaf.at[0].set(127), held)
     before = optax.tree.set(state, log2_lr=top)
-    updates, after = tx.update(jax.grad(loss)(params), before, params, value_fn=loss)
+    update = jax.jit(lambda *args: tx.update(*args, value_fn=loss))
+    updates, after = update(jax.grad(loss)(params), before, params)
     assert jax.tree.map(lambda u: u.dtype, updates) == {
         "w": jnp.float32,
         "b": jnp.bfloat16,

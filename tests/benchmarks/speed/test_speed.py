@@ -87,9 +87,9 @@ def test_every_entrant_descends(name):
 
 
 def test_the_grid_has_a_row_an_optimizer_and_size(monkeypatch):
-    monkeypatch.setattr(grid, "NAMES", ("sgd", "auto-light"))
-    table = grid.grid((500, 1e12), layers=(2, 3), budget=0.01)  # the CPU's limit
-    assert list(table["leaves"]) == [4, 4, 6, 6]
+    monkeypatch.setattr(grid, "NAMES", ("sgd", "dsa"))
+    table = grid.grid((500, 1e12), layers=(1, 2), budget=0.01)  # the CPU's limit
+    assert list(table["leaves"]) == [2, 2, 4, 4]
     assert (table[["milliseconds", "bytes", "kernels"]] > 0).all(axis=None)
 
 
@@ -113,8 +113,8 @@ def test_all_reduces_are_counted_with_their_bytes():
 
 
 def test_the_command_keeps_a_section_and_writes_the_page(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(leaves.NETS, 2, lambda: leaves.apart(2))
-    small = lambda: leaves.leaves((2,), ("adam", "muon", "auto-light", "auto"))
+    monkeypatch.setitem(leaves.NETS, 20, lambda: leaves.apart(20))
+    small = lambda: leaves.leaves((20,), ("adam", "muon", "auto-light", "auto"))
     monkeypatch.setitem(sections.SECTIONS, "leaves", small)
     assert main(["speed", "--sections", "leaves", "--output", str(tmp_path)]) == 0
     kept = pd.read_csv(tmp_path / "speed" / "leaves.csv")
@@ -127,7 +127,7 @@ def test_the_command_keeps_a_section_and_writes_the_page(tmp_path, monkeypatch, 
     assert "auto-light" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", cold.NAMES)
+@pytest.mark.parametrize("name", ["adam", "scipy-bfgs", "auto"])
 def test_from_a_cold_start_everyone_gets_to_a_near_target(name, monkeypatch):
     problem = DEVELOPMENT["diabetes-net"]()
     start = float(problem.loss(problem.init(jax.random.key(0))))
