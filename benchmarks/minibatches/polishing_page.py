@@ -134,8 +134,7 @@ def figure(records: pd.DataFrame, path: Path) -> None:
             means = losses.clip(lower=FLOOR)
             for i, (name, polisher) in enumerate(SECOND.items()):
                 if name in means:
-                    ours = name == "auto-dsa"
-                    color = DSA_COLOR if ours else OTHER_COLORS[i]
+                    color = DSA_COLOR if name == "dsa" else OTHER_COLORS[i]
                     axes.plot(means[name], color=color, label=polisher.label)
             if LONGER in means:
                 axes.plot(means[LONGER], "k*", label="a longer first stage")
