@@ -91,6 +91,9 @@ def test_equinox(tmp_path, monkeypatch):
     pytest.importorskip("equinox")
     end = run(section(LIBRARIES, "Equinox"), tmp_path, monkeypatch)
     assert end["value"] < 1e-3
+    rates, *_ = dsa_optax.learning_rates(end["state"])
+    assert rates.layers[0].weight.shape == (16, 1)
+    assert jax.numpy.isfinite(rates.layers[0].weight).all()
     assert jax.numpy.abs(jax.vmap(end["model"])(end["x"]) - end["y"]).max() < 0.1
 
 

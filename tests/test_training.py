@@ -16,7 +16,7 @@ import pytest
 import dsa_optax
 from dsa_optax.training import fit
 
-pytestmark = pytest.mark.usefixtures("as_users_run_it")
+pytestmark = pytest.mark.usefixtures("as_users_run_it", "optimised")
 
 KEY = 3
 ROWS, BATCH = 50, 16  # the last mini-batch has two rows
@@ -177,11 +177,7 @@ def main(folder, kill_at, kill_after):
 
 def run_until_killed(folder, kill_at=0, kill_after=0.0):
     command = [sys.executable, __file__, str(folder), str(kill_at), str(kill_after)]
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as here: else other roundings
-    }
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     return subprocess.run(command, env=environment, timeout=300).returncode
 
 
