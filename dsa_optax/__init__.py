@@ -4,14 +4,14 @@ from dsa_optax._adapt import adapt
 from dsa_optax._auto import auto_dsa
 from dsa_optax._blend import BlendState, blend
 from dsa_optax._diagnostics import RateSummary, learning_rates, summary
+from dsa_optax._dsa import basic_dsa, dsa, exponential_dsa, parameterwise_dsa
 from dsa_optax._full_batch import (
     microbatched_value_and_grad,
     streamed_value_and_grad,
 )
 from dsa_optax._gradients import make_grad_fn, unmask
-from dsa_optax._optimizers import basic_dsa, dsa, exponential_dsa, parameterwise_dsa
 from dsa_optax._plots import plot_learning_rates, plot_step_lengths
-from dsa_optax._state import AdaptState, DSAState, LastStep, LinearDSAState
+from dsa_optax._state import AdaptState, DSAState, LinearDSAState, StepBackState
 from dsa_optax._train_step import make_train_step
 from dsa_optax._two_stage import TwoStageState, two_stage
 from dsa_optax._warmup import AdaptiveWarmupState, adaptive_warmup
@@ -21,9 +21,9 @@ __all__ = [
     "AdaptiveWarmupState",
     "BlendState",
     "DSAState",
-    "LastStep",
     "LinearDSAState",
     "RateSummary",
+    "StepBackState",
     "TwoStageState",
     "adapt",
     "adaptive_warmup",

@@ -1,59 +1,32 @@
-"""A self-adapting rate for any optimizer, at one gradient a step.
+"""A self-adapting rate for any optimizer, at one gradient a step."""
 
-Eq. 7 holds for any direction d: after θ' = θ + 2^η d, the slope of the loss along η has
-the sign of ⟨∇L(θ'), d⟩. And ∇L(θ') is what the next update is given anyway, so that no
-probe is needed: every step is the probe of the next one.
-
-    adapt   η' = adapt(η, −⟨g, d₋⟩ / |⟨g₋, d₋⟩|)    g₋, d₋: of the step before
-    bound   η' = min(η', log2 of the longest step / |d|)
-    step    θ' = θ + 2^η' · d(g)
-"""
-
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from dsa_optax import _checks, _rules
-from dsa_optax._granularity import RATES, Granularity, Rates
-from dsa_optax._packed import Core, Layout, Packed, on_trees
-from dsa_optax._sizes import room, sizes
-from dsa_optax._skeleton import step, working_precision
-from dsa_optax._state import LEAST_LOG2_LR, AdaptState, rates_dtype
-from dsa_optax._step_back import step_back
+from dsa_optax import _checks
+from dsa_optax._rates import FIRST_LOG2_LR, RATES, Granularity, Options, adapted
+from dsa_optax._state import LEAST_LOG2_LR
+from dsa_optax._step_back import guarded, of_trees
 
-FIRST_LOG2_LR = -10.0
-"""What a rate begins with for a tensor of size 1."""
-
-
-class Options(NamedTuple):
-    """What `adapt` takes; a `max_relative_step` of None bounds no step."""
-
-    init_log2_lr: ArrayLike | None = None
-    decrease: ArrayLike = 1.0
-    increase: ArrayLike = 0.3
-    first_increase: ArrayLike = 1.0
-    min_log2_lr: ArrayLike = LEAST_LOG2_LR
-    max_log2_lr: ArrayLike = 126.0
-    max_relative_step: ArrayLike | None = 0.2
-    state_dtype: Any | None = None
+DEFAULTS = Options()
 
 
 def adapt(
     inner: optax.GradientTransformation,
     granularity: Granularity = "tensor",
     *,
-    init_log2_lr: ArrayLike | None = None,
-    decrease: ArrayLike = 1.0,
-    increase: ArrayLike = 0.3,
-    first_increase: ArrayLike = 1.0,
-    min_log2_lr: ArrayLike = LEAST_LOG2_LR,
-    max_log2_lr: ArrayLike = 126.0,
-    max_relative_step: ArrayLike = 0.2,
-    state_dtype: Any | None = None,
+    init_log2_lr: ArrayLike | None = DEFAULTS.init_log2_lr,
+    decrease: ArrayLike = DEFAULTS.decrease,
+    increase: ArrayLike = DEFAULTS.increase,
+    first_increase: ArrayLike = DEFAULTS.first_increase,
+    min_log2_lr: ArrayLike = DEFAULTS.min_log2_lr,
+    max_log2_lr: ArrayLike = DEFAULTS.max_log2_lr,
+    max_relative_step: ArrayLike = DEFAULTS.max_relative_step,
+    state_dtype: Any | None = DEFAULTS.state_dtype,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gives any optimizer learning rates that adapt themselves.
 
@@ -107,11 +80,13 @@ def adapt(
 
     Returns:
       A transformation whose `update` needs the params. Updates have their shapes and
-      dtypes. The state is an `AdaptState`, which beside the inner state has three
-      numbers a parameter for a rate each, and two for the coarser ones. But for the
-      rates these are packed: the leaves of up to 16,384 entries that aren't spread over
-      devices lie in one vector, so that an update compiles and runs in about the same
-      time for many leaves as for one.
+      dtypes. The state is a `StepBackState` around an `AdaptState`, which beside the
+      inner state have three numbers a parameter for a rate each, and two for the
+      coarser ones. But for the rates these are packed: the leaves of up to 16,384
+      entries lie in one vector, larger ones of one shape in one array, so that an
+      update compiles in about the same time for many leaves as for one. Where the
+      params lie changes nothing of that: of those that are spread over devices, the
+      small ones are gathered for a step, and of large ones nothing.
 
       An entry of the gradient that isn't finite counts as zero, where it leads to no
       step back: there were as many before the last step.
@@ -152,135 +127,12 @@ def adapt(
         state_dtype,
     )
     _check(granularity, options)
-    core = on_trees(inner)._replace(refuse=partial(_refuse_uphill, inner))
-    return step_back(adapted(core, granularity, options))
-
-
-def adapted(inner: Core, granularity: Granularity, options: Options) -> Core:
-    """What `adapt` is of packed params."""
-    rates, dtype = RATES[granularity], rates_dtype(options.state_dtype)
-
-    def init(params: Packed) -> AdaptState:
-        start = _first(options, rates.sizes(params), dtype)
-        log2_lr = rates.like(params, start)
-        return AdaptState(
-            count=jnp.zeros([], jnp.int32),
-            log2_lr=log2_lr,
-            searching=jax.tree.map(lambda rate: rate == rate, log2_lr),
-            compass=working_precision(jax.tree.map(jnp.zeros_like, params), log2_lr),
-            sizes=sizes(params),
-            inner=inner.init(params),
-            start=start,
-            floor=jnp.array(options.min_log2_lr, dtype),
-            ceiling=jnp.array(options.max_log2_lr, dtype),
-        )
-
-    def update(
-        updates: Packed, state: AdaptState, params: Packed, **extra_args: Any
-    ) -> tuple[Packed, AdaptState]:
-        layout, grads = params.layout, working_precision(updates, state.log2_lr)
-
-        # −⟨g, d₋⟩ / |⟨g₋, d₋⟩|: it has no derivative of use, nor always a finite one.
-        ratios = jax.lax.stop_gradient(rates.product(grads, state.compass))
-        too_far = jax.tree.map(lambda ratio: ~(ratio >= 0), ratios)
-        turned = partial(_turned, options)
-        log2_lr = jax.tree.map(turned, state.log2_lr, state.searching, ratios)
-
-        raw, inner_state = inner.update(updates, state.inner, params, **extra_args)
-        directions = jax.tree.map(_finite_or_zero, working_precision(raw, log2_lr))
-        if granularity == "parameter":
-            directions = jax.tree.map(_still_where, too_far, directions)
-        most = _most(options, rates, directions, log2_lr, state.sizes, params)
-        log2_lr = jax.tree.map(partial(_bounded, options), log2_lr, most)
-
-        slopes = rates.product(grads, directions)
-        compass = jax.tree.map(_over_slope, rates.spread(slopes, layout), directions)
-        step_sizes = rates.spread(jax.tree.map(_step_size, log2_lr), layout)
-        # An inner optimizer's update points down already.
-        return step(jnp.negative, step_sizes, directions, params), state._replace(
-            count=optax.safe_increment(state.count),
-            log2_lr=log2_lr,
-            searching=jax.tree.map(lambda s, far: s & ~far, state.searching, too_far),
-            compass=jax.lax.stop_gradient(compass),
-            inner=inner_state,
-        )
-
-    def opened(state: AdaptState, params: Packed) -> AdaptState:
-        log2_lr, searching = rates.of_tree(state.log2_lr, params), state.searching
-        if isinstance(log2_lr, Packed):
-            searching = params.layout.held(searching)
-        return state._replace(
-            log2_lr=log2_lr,
-            searching=searching,
-            compass=params.layout.held(state.compass),
-            inner=inner.opened(state.inner, params),
-        )
-
-    def closed(state: AdaptState, layout: Layout) -> AdaptState:
-        searching = state.searching
-        if isinstance(searching, Packed):
-            searching = searching.held()
-        return state._replace(
-            log2_lr=rates.tree(state.log2_lr, layout),
-            searching=searching,
-            compass=state.compass.held(),
-            inner=inner.closed(state.inner, layout),
-        )
-
-    return Core(init, update, opened, closed, inner.refuse)
-
-
-def _first(options: Options, sizes: jax.Array, dtype: Any) -> jax.Array:
-    """η₀ for tensors of such sizes."""
-    if options.init_log2_lr is not None:
-        return jnp.full(sizes.shape, options.init_log2_lr, dtype)
-    natural = FIRST_LOG2_LR + jnp.log2(sizes).astype(dtype)
-    bounds = options.min_log2_lr, options.max_log2_lr
-    return jnp.clip(natural, *bounds).astype(dtype)
-
-
-def _turned(
-    options: Options, rate: jax.Array, searching: jax.Array, ratio: jax.Array
-) -> jax.Array:
-    """adapt(η, ratio of the slopes)."""
-    up = jnp.where(searching, options.first_increase, options.increase)
-    return _rules.secant_adaptation(rate, ratio, decrease=options.decrease, increase=up)
-
-
-def _most(
-    options: Options,
-    rates: Rates,
-    directions: Packed,
-    log2_lr: Any,
-    sizes: jax.Array,
-    params: Packed,
-) -> Any:
-    """The log2 of how often a step may be as long as its direction, for every rate."""
-    if options.max_relative_step is None:
-        return jax.tree.map(lambda rate: jnp.full_like(rate, jnp.inf), log2_lr)
-
-    def longest(allowed: jax.Array, length: jax.Array) -> jax.Array:
-        length = jnp.maximum(length, jnp.finfo(length.dtype).tiny)
-        return jnp.log2(allowed).astype(length.dtype) - jnp.log2(length)
-
-    reached = working_precision(params, log2_lr)
-    allowed = room(reached, sizes, options.max_relative_step)
-    lengths = rates.length(directions)
-    most = jax.tree.map(longest, rates.each(allowed, params.layout), lengths)
-    return jax.lax.stop_gradient(rates.least(most))
-
-
-def _bounded(options: Options, rate: jax.Array, most: jax.Array) -> jax.Array:
-    # A length that is no number bounds nothing, and none takes a rate to −∞.
-    highest = jnp.asarray(options.max_log2_lr, rate.dtype)
-    ceiling = jnp.fmin(jnp.asarray(most, rate.dtype), highest)
-    raised = jnp.maximum(rate, jnp.asarray(options.min_log2_lr, rate.dtype))
-    return jnp.maximum(jnp.minimum(raised, ceiling), LEAST_LOG2_LR)
+    return guarded(adapted(of_trees(_downhill(inner)), granularity, options))
 
 
 def _check(granularity: str, options: Options) -> None:
     _checks.one_of("granularity", granularity, tuple(RATES))
-    examples = Options()._asdict()
+    examples = DEFAULTS._asdict()
     given = options._asdict()
     for name in ("decrease", "increase", "first_increase", "max_relative_step"):
         _checks.scalar(name, given[name], examples[name], low=0.0)
@@ -294,12 +146,13 @@ def _check(granularity: str, options: Options) -> None:
         _checks.ordered("init_log2_lr", first, "max_log2_lr", highest)
 
 
-def _refuse_uphill(inner: optax.GradientTransformation) -> None:
-    """Raises ValueError for directions such as `optax.scale_by_adam` gives.
+def _downhill(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same, refused in `init` where it points uphill, as `optax.scale_by_adam`.
 
-    Below `adapt` they would stand still, without a word. What can't be tried on one
-    parameter, or here and now, is let through.
+    It would stand still, without a word. What can't be tried on one parameter, or here
+    and now, is let through.
     """
+    inner = optax.with_extra_args_support(inner)
 
     def first_updates() -> Any:
         """What it makes of a gradient of 1, and of −1."""
@@ -307,35 +160,18 @@ def _refuse_uphill(inner: optax.GradientTransformation) -> None:
         state = inner.init(one)
         return jnp.stack([inner.update(g, state, one)[0] for g in (one, -one)])
 
-    try:
-        up, down = (float(update) for update in jax.jit(first_updates)())
-    except Exception:  # whatever an optimizer of somebody else's may raise, or a trace
-        return
-    if up > 0 > down:
-        raise ValueError(
-            "`inner` points uphill: its update has the sign of the gradient. Give an "
-            "optimizer at a rate of 1, as optax.adam(1.0) is, or turn the direction "
-            "round: optax.chain(inner, optax.scale(-1.0))."
-        )
+    def init(params: optax.Params) -> Any:
+        try:
+            with jax.ensure_compile_time_eval():  # inside of a jit, too
+                up, down = (float(update) for update in jax.jit(first_updates)())
+        except Exception:  # whatever somebody else's may raise, or a trace
+            return inner.init(params)
+        if up > 0 > down:
+            raise ValueError(
+                "`inner` points uphill: its update has the sign of the gradient. Give "
+                "an optimizer at a rate of 1, as optax.adam(1.0) is, or turn the "
+                "direction round: optax.chain(inner, optax.scale(-1.0))."
+            )
+        return inner.init(params)
 
-
-def _finite_or_zero(x: jax.Array) -> jax.Array:
-    return jnp.where(jnp.isfinite(x), x, 0)
-
-
-def _still_where(too_far: jax.Array, direction: jax.Array) -> jax.Array:
-    return jnp.where(too_far, 0, direction)
-
-
-def _over_slope(slope: jax.Array, direction: jax.Array) -> jax.Array:
-    """d / −|slope|: its product with the next gradient is the ratio of the slopes.
-
-    Zero for a direction that does not descend: it tells nothing.
-    """
-    down = slope < 0
-    compass = direction / jnp.where(down, slope, -1).astype(direction.dtype)
-    return jnp.where(down & jnp.isfinite(compass), compass, 0)
-
-
-def _step_size(rate: jax.Array) -> jax.Array:
-    return _rules.exponential_step_size(rate, 1.0)
+    return optax.GradientTransformationExtraArgs(init, inner.update)

@@ -7,17 +7,20 @@ import jax.numpy as jnp
 import optax
 
 from dsa_optax import _checks
-from dsa_optax._adapt import Options, adapted
-from dsa_optax._bfgs import BFGSState, bfgs_direction
-from dsa_optax._blend import sum_of_parts
-from dsa_optax._lbfgs import LBFGSState, lbfgs_direction
+from dsa_optax._bfgs import bfgs_direction
+from dsa_optax._blend import summed
+from dsa_optax._lbfgs import lbfgs_direction
 from dsa_optax._muon import muon_direction
-from dsa_optax._packed import Packed, on_packed
-from dsa_optax._sizes import within_reach
-from dsa_optax._step_back import step_back
+from dsa_optax._norms import longest_step, root_mean_squares
+from dsa_optax._packed import Packed
+from dsa_optax._rates import Options, adapted
+from dsa_optax._step_back import Verdict, guarded, unless_back
 
 FEW = 1000
 """Up to so many parameters the inverse Hessian is kept as a matrix."""
+
+REACH = 0.2
+"""The longest quasi-Newton step of a tensor, as a share of its root mean square."""
 
 
 def auto_dsa(
@@ -66,7 +69,7 @@ def auto_dsa(
 
     Returns:
       A transformation whose `update` needs the gradient, the state and the params. Its
-      state is a `BlendState`, packed as that of `adapt`.
+      state is a `StepBackState` around a `BlendState`, packed as that of `adapt`.
 
     Raises:
       TypeError: if `memory_size` is not an integer, or traced by JAX.
@@ -97,9 +100,10 @@ def auto_dsa(
         )
     _checks.count("memory_size", memory_size, 30)
     options = Options(state_dtype=state_dtype)
+    muon = unless_back(muon_direction(muon_weight_dimension_numbers))
     parts = [
-        adapted(on_packed(_descend_by_sign()), "parameter", options),
-        adapted(muon_direction(muon_weight_dimension_numbers), "tensor", options),
+        adapted(_descend_by_sign(), "parameter", options),
+        adapted(muon, "tensor", options),
     ]
     if memory_size:
         # A quasi-Newton step is meant to be taken whole, and no longer; and the
@@ -107,33 +111,63 @@ def auto_dsa(
         whole = options._replace(
             init_log2_lr=-2.0, max_log2_lr=0.0, max_relative_step=None
         )
-        direction = optax.chain(_quasi_newton(memory_size), within_reach(0.2))
-        parts.append(adapted(on_packed(direction), "global", whole))
-    return step_back(sum_of_parts(*parts))
+        direction = optax.chain(_quasi_newton(memory_size), _within_reach(REACH))
+        parts.append(adapted(direction, "global", whole))
+    return guarded(summed(*parts), passes_on=False)
 
 
-def _quasi_newton(memory_size: int) -> optax.GradientTransformation:
+def _quasi_newton(memory_size: int) -> optax.GradientTransformationExtraArgs:
     """BFGS's direction where there are few parameters, else L-BFGS's."""
-    dense, limited = bfgs_direction(), lbfgs_direction(memory_size)
+    dense, limited = unless_back(bfgs_direction()), lbfgs_direction(memory_size)
+    # For the placeholder of optax.tree_map_params a scalar, see `for_state`.
+    none = optax.GradientTransformationExtraArgs(
+        lambda params: jnp.zeros([]), lambda updates, state, *_, **__: (updates, state)
+    )
 
-    def init(params: Packed) -> Any:
+    def fit_for(params: Packed) -> optax.GradientTransformationExtraArgs:
         count = sum(params.layout.sizes())
-        if not count:  # nor for the placeholder of optax.tree_map_params
-            return jnp.zeros([])
-        return dense.init(params) if count <= FEW else limited.init(params.arrays)
+        if not count:
+            return none
+        return dense if count <= FEW else limited
 
-    def update(updates: Packed, state: Any, params: Any = None) -> tuple[Packed, Any]:
-        if isinstance(state, BFGSState):
-            return dense.update(updates, state, params)
-        if not isinstance(state, LBFGSState):
-            return updates, state
-        arrays, state = limited.update(updates.arrays, state, params.arrays)
-        return updates.layout.held(arrays), state
+    def update(
+        updates: Packed, state: Any, params: Packed, **extra_args: Any
+    ) -> tuple[Packed, Any]:
+        return fit_for(params).update(updates, state, params, **extra_args)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(
+        lambda params: fit_for(params).init(params), update
+    )
 
 
-def _descend_by_sign() -> optax.GradientTransformation:
-    return optax.stateless(
+def _within_reach(share: float) -> optax.GradientTransformationExtraArgs:
+    """Shortens a packed direction as a whole, so that it takes no tensor too far.
+
+    Args:
+      share: what the root mean square of a tensor's part may be at the most, as a share
+        of the tensor's own.
+    """
+
+    def update(
+        updates: Packed,
+        state: Any,
+        params: Packed,
+        *,
+        verdict: Verdict,
+        **extra_args: Any,
+    ) -> tuple[Packed, Any]:
+        del extra_args
+        lengths = root_mean_squares(updates)
+        longest = longest_step(params, verdict.sizes, share).astype(lengths.dtype)
+        shares = longest / jnp.maximum(lengths, jnp.finfo(lengths.dtype).tiny)
+        factor = jnp.min(shares, initial=1.0)
+        return jax.tree.map(lambda d: factor.astype(d.dtype) * d, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _descend_by_sign() -> optax.GradientTransformationExtraArgs:
+    sign = optax.stateless(
         lambda updates, _: jax.tree.map(lambda g: -jnp.sign(g), updates)
     )
+    return optax.with_extra_args_support(sign)

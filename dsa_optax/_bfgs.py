@@ -7,33 +7,27 @@ import jax.numpy as jnp
 import optax
 
 from dsa_optax._packed import Packed
-from dsa_optax._sizes import sizes
-from dsa_optax._state import widest_of
+from dsa_optax._step_back import Verdict
+from dsa_optax._trees import widest_of
 
 
 class BFGSState(NamedTuple):
     """State of `bfgs_direction`, for n parameters in one vector, in their own units.
 
     Attributes:
-      count: number of updates so far, an int32 scalar.
-      units: the size of the tensor that each parameter belongs to, shape (n,).
-      params: θ of the last update, shape (n,).
-      grads: the gradient there, shape (n,).
+      grads: the gradient of the last update, shape (n,).
       inverse: H, the estimate of the inverse Hessian, shape (n, n).
       product: H times the gradient, shape (n,).
       sound: whether that led downhill. If not, H begins again; so at the start.
     """
 
-    count: jax.Array  # type: ignore[assignment]
-    units: jax.Array
-    params: jax.Array
     grads: jax.Array
     inverse: jax.Array
     product: jax.Array
     sound: jax.Array
 
 
-def bfgs_direction() -> optax.GradientTransformation:
+def bfgs_direction() -> optax.GradientTransformationExtraArgs:
     r"""Turns a gradient g into −Hg, with BFGS's estimate H of the inverse Hessian.
 
     With a step s, y the change of the gradient over it, and :math:`\rho = 1/s^\top y`,
@@ -52,7 +46,7 @@ def bfgs_direction() -> optax.GradientTransformation:
     that is zero, and H begins again. So the direction wants a bound on its length.
 
     Returns:
-      A transformation of packed params, which `update` needs. For few parameters: its
+      A transformation of packed trees, below `stepping_back`. For few parameters: its
       state has their number squared.
 
     References:
@@ -60,40 +54,39 @@ def bfgs_direction() -> optax.GradientTransformation:
     """
 
     def init(params: Packed) -> BFGSState:
-        flat = _flat(params)
-        like = jax.tree.map(
-            lambda p, size: jnp.broadcast_to(size, p.shape),
-            params,
-            params.layout.spread(sizes(params)),
-        )
+        zeros = jnp.zeros_like(_flat(params))
         return BFGSState(
-            count=jnp.zeros([], jnp.int32),
-            units=_flat(like).astype(flat.dtype),
-            params=jnp.zeros_like(flat),
-            grads=jnp.zeros_like(flat),
-            inverse=jnp.zeros((flat.size, flat.size), flat.dtype),
-            product=jnp.zeros_like(flat),
+            grads=zeros,
+            inverse=jnp.zeros((zeros.size, zeros.size), zeros.dtype),
+            product=jnp.zeros_like(zeros),
             sound=jnp.array(False),
         )
 
     def update(
-        updates: Packed, state: BFGSState, params: Packed | None = None
+        updates: Packed,
+        state: BFGSState,
+        params: Packed,
+        *,
+        verdict: Verdict,
+        **extra: Any,
     ) -> tuple[Packed, BFGSState]:
-        state = _learnt(
-            _flat(params) / state.units, _flat(updates) * state.units, state
-        )
-        direction = jnp.where(state.sound, -state.product * state.units, 0)
+        del params, extra
+        sizes = updates.layout.of_leaves(verdict.sizes)
+        sizes = jax.tree.map(lambda s, u: jnp.broadcast_to(s, u.shape), sizes, updates)
+        units = _flat(sizes).astype(state.grads.dtype)
+        state = _learnt(_flat(verdict.moved) / units, _flat(updates) * units, state)
+        direction = jnp.where(state.sound, -state.product * units, 0)
         return _like(direction, updates), state
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _learnt(params: jax.Array, grads: jax.Array, state: BFGSState) -> BFGSState:
-    """The state with H for the pair of the last step, if that is of use, and Hg."""
-    step, turn = params - state.params, grads - state.grads
+def _learnt(step: jax.Array, grads: jax.Array, state: BFGSState) -> BFGSState:
+    """The state with H for the last step, if that is of use, and Hg."""
+    turn = grads - state.grads
     curvature = jnp.vdot(step, turn)
     norms = jnp.linalg.norm(step) * jnp.linalg.norm(turn)
-    useful = (state.count > 0) & (curvature > jnp.finfo(norms.dtype).eps * norms)
+    useful = curvature > jnp.finfo(norms.dtype).eps * norms
     rho = jnp.where(useful, 1 / jnp.where(useful, curvature, 1), 0)
 
     norm = jnp.linalg.norm(grads)
@@ -112,9 +105,6 @@ def _learnt(params: jax.Array, grads: jax.Array, state: BFGSState) -> BFGSState:
     product = product - rho * turned * jnp.vdot(step, grads)
     slope = jnp.vdot(product, grads)
     return BFGSState(
-        count=optax.safe_increment(state.count),
-        units=state.units,
-        params=params,
         grads=grads,
         inverse=inverse,
         product=product,

@@ -6,25 +6,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dsa_optax._packed import Core, Layout, Packed
-from dsa_optax._sizes import inner_products, norm
-from dsa_optax._state import LastStep
-from dsa_optax._step_back import core_of, step_back
+from dsa_optax._packed import Packed
+from dsa_optax._step_back import core_of, guarded
+from dsa_optax._trees import inner_products, norm
 
 
 class BlendState(NamedTuple):
-    """State of `blend`.
+    """State of the sum in `blend`, within a `StepBackState`.
 
     Attributes:
       parts: the states of the transformations, in their order.
       lengths: the Euclidean norm of the update of each, at the last step: shape
         (number of transformations,), float32. Zeros before the first.
-      last: a `LastStep`, of the sum.
     """
 
     parts: tuple[optax.OptState, ...]
     lengths: jax.Array
-    last: LastStep | None = None
 
 
 def blend(
@@ -43,8 +40,8 @@ def blend(
         argument.
 
     Returns:
-      A transformation whose `update` needs the params, and whose state, a
-      `BlendState`, has all of theirs.
+      A transformation whose `update` needs the params. Its state is a `StepBackState`
+      around a `BlendState`, which has all of theirs.
 
     Raises:
       ValueError: if there is no transformation; in `update` for missing `params`, or a
@@ -65,7 +62,7 @@ def blend(
       ...     w = optax.apply_updates(w, updates)
       >>> bool(loss(w) < 1e-6)
       True
-      >>> state.lengths.shape
+      >>> state.inner.lengths.shape
       (2,)
 
     References:
@@ -76,11 +73,13 @@ def blend(
             "`transforms` are missing: dsa_optax.blend(first, second) sums the updates "
             "of two optimizers."
         )
-    return step_back(sum_of_parts(*map(core_of, transforms)))
+    return guarded(summed(*map(core_of, transforms)))
 
 
-def sum_of_parts(*parts: Core) -> Core:
-    """What `blend` is of packed params."""
+def summed(
+    *parts: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """What `blend` is of packed trees, below `stepping_back`."""
 
     def init(params: Packed) -> BlendState:
         return BlendState(
@@ -97,21 +96,10 @@ def sum_of_parts(*parts: Core) -> Core:
         ]
         steps, inners = zip(*results, strict=True)
         products = inner_products(*steps)
-        lengths = [norm(products[i][i]) for i in range(len(parts))]
+        lengths = jnp.stack([norm(row[i]) for i, row in enumerate(products)])
+        back = extra_args["verdict"].back
         return jax.tree.map(lambda *s: sum(s), *steps), BlendState(
-            inners, jnp.stack(lengths).astype(jnp.float32)
+            inners, jnp.where(back, state.lengths, lengths.astype(jnp.float32))
         )
 
-    def opened(state: BlendState, params: Packed) -> BlendState:
-        pairs = zip(parts, state.parts, strict=True)
-        return state._replace(parts=tuple(p.opened(s, params) for p, s in pairs))
-
-    def closed(state: BlendState, layout: Layout) -> BlendState:
-        pairs = zip(parts, state.parts, strict=True)
-        return state._replace(parts=tuple(p.closed(s, layout) for p, s in pairs))
-
-    def refuse() -> None:
-        for part in parts:
-            part.refuse()
-
-    return Core(init, update, opened, closed, refuse)
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -129,8 +129,9 @@ def summary(
     def at_bound(held: jax.Array) -> jax.Array:
         if isinstance(found, LinearDSAState):
             return jnp.zeros_like(held, bool)  # a linear rate has no bound
-        held = held.astype(found.ceiling.dtype)
-        return (held == found.floor) | (held == found.ceiling)
+        low, high = found.bounds
+        held = held.astype(found.bounds.dtype)
+        return (held == low) | (held == high)
 
     def leaf(
         rate: jax.Array, before: jax.Array, lr: jax.Array, held: jax.Array

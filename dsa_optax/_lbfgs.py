@@ -1,14 +1,18 @@
 """The direction of L-BFGS, for a step size that somebody else finds."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dsa_optax._sizes import inner_products, norm
-from dsa_optax._state import widest
+from dsa_optax._packed import Packed
+from dsa_optax._step_back import Verdict
+from dsa_optax._trees import inner_products, norm, widest_of, zeros_like
+
+Arrays: TypeAlias = dict[str, jax.Array]
+"""Of a `Packed`."""
 
 _matmul = partial(jnp.matmul, precision="highest")
 
@@ -17,32 +21,27 @@ class LBFGSState(NamedTuple):
     """State of `lbfgs_direction`; m is the memory, and a slot is one of its pairs.
 
     Attributes:
-      count: number of updates so far, an int32 scalar.
       pairs: number of pairs that were stored so far, an int32 scalar.
-      params: the params of the last update.
-      grads: the gradient there.
-      steps: s = θ − θ₋ of the last m pairs: each leaf a matrix, a slot to a row.
+      grads: the gradient of the last update, packed.
+      steps: s = θ − θ₋ of the last m pairs, packed: a matrix with a slot to a row, of
+        stacked leaves one for each.
       turns: y = g − g₋ of the last m pairs, likewise.
       curvatures: the scalar products ⟨sᵢ, yᵢ⟩, shape (m,); zero for an empty slot.
       inverse: of the matrix with ⟨sᵢ, yⱼ⟩ / ⟨sᵢ, yᵢ⟩ where pair i is not newer than
         pair j, else 0; shape (m, m). Zero in the rows and columns of empty slots.
       turns_by_turns: the scalar products ⟨yᵢ, yⱼ⟩, shape (m, m).
-      hold: whether the next update leaves all this as it is, a boolean scalar.
     """
 
-    count: jax.Array  # type: ignore[assignment]
     pairs: jax.Array
-    params: optax.Params
     grads: optax.Updates
     steps: Any
     turns: Any
     curvatures: jax.Array
     inverse: jax.Array
     turns_by_turns: jax.Array
-    hold: jax.Array
 
 
-def lbfgs_direction(memory_size: int) -> optax.GradientTransformation:
+def lbfgs_direction(memory_size: int) -> optax.GradientTransformationExtraArgs:
     r"""Turns a gradient g into −Hg, with L-BFGS's estimate H of the inverse Hessian.
 
     In the compact form: with γ from the last pair, R the upper triangle of SᵀY, and D
@@ -64,8 +63,10 @@ def lbfgs_direction(memory_size: int) -> optax.GradientTransformation:
       memory_size: m ≥ 1, how many pairs are remembered.
 
     Returns:
-      A transformation whose `update` needs the params. The first direction is −g, but
-      no longer than 1.
+      A transformation of packed trees, below `stepping_back`: where the last step is
+      taken back its state stays as it is. (Its many rows change in place, which to
+      choose between two copies would end.) The first direction is −g, but no longer
+      than 1.
 
     References:
       Byrd, Nocedal and Schnabel, `Representations of quasi-Newton matrices and their
@@ -73,40 +74,41 @@ def lbfgs_direction(memory_size: int) -> optax.GradientTransformation:
       Eq. 3.1
     """
 
-    def init(params: optax.Params) -> LBFGSState:
+    def init(params: Packed) -> LBFGSState:
         # One dtype for all, and no scalar product in half precision.
-        dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
-        dtype = widest(jnp.float32, *dtypes)
-        zeros = optax.tree.zeros_like(params, dtype)
+        dtype = widest_of(jax.tree.leaves(params))
+        zeros = zeros_like(params.arrays, dtype)
 
-        # Rows, not leaves with one more axis: a product with the memory is then one of
-        # matrix and vector, and XLA changes a row in place.
-        def rows() -> Any:
-            return jax.tree.map(lambda z: jnp.stack([z.ravel()] * memory_size), zeros)
+        def slots() -> Any:
+            return jax.tree.map(lambda z: jnp.stack([_row(z)] * memory_size, -2), zeros)
 
         return LBFGSState(
-            count=jnp.zeros([], jnp.int32),
             pairs=jnp.zeros([], jnp.int32),
-            params=zeros,
-            grads=optax.tree.zeros_like(zeros),
-            steps=rows(),
-            turns=rows(),
+            grads=zeros,
+            steps=slots(),
+            turns=slots(),
             curvatures=jnp.zeros(memory_size, dtype),
             inverse=jnp.zeros((memory_size, memory_size), dtype),
             turns_by_turns=jnp.zeros((memory_size, memory_size), dtype),
-            hold=jnp.array(False),
         )
 
     def update(
-        updates: optax.Updates, state: LBFGSState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, LBFGSState]:
-        dtype = state.inverse.dtype
-        grads = optax.tree.cast(updates, dtype)
-        state, seen = _remembered(grads, state, optax.tree.cast(params, dtype))
-        direction = _direction(grads, state, seen)
+        updates: Packed,
+        state: LBFGSState,
+        params: Packed,
+        *,
+        verdict: Verdict,
+        **extra_args: Any,
+    ) -> tuple[Packed, LBFGSState]:
+        del params, extra_args
+        grads, moved = optax.tree.cast(
+            (updates.arrays, verdict.moved.arrays), state.inverse.dtype
+        )
+        state, seen = _remembered(grads, moved, verdict.back, state)
+        direction = Packed(_direction(grads, state, seen), updates.layout)
         return optax.tree.cast_like(direction, updates), state
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 class _Seen(NamedTuple):
@@ -115,32 +117,35 @@ class _Seen(NamedTuple):
     Attributes:
       steps: the products of the slots' steps with y and with g, shape (m, 2).
       turns: those of their turns, likewise.
+      steepness: the norm of g.
     """
 
     steps: jax.Array
     turns: jax.Array
+    steepness: jax.Array
 
 
 def _remembered(
-    grads: optax.Updates, state: LBFGSState, params: optax.Params
+    grads: Arrays, step: Arrays, hold: jax.Array, state: LBFGSState
 ) -> tuple[LBFGSState, _Seen]:
     """The state with the pair of the last step, if it is of use."""
-    step = jax.tree.map(_row_between, params, state.params)
-    turn = jax.tree.map(_row_between, grads, state.grads)
-    (step_step, step_turn), (_, turn_turn) = inner_products(step, turn)
-    curvature = step_turn.astype(state.inverse.dtype)
-    clear = jnp.finfo(curvature.dtype).eps * norm(step_step) * norm(turn_turn)
-    useful = (state.count > 0) & (curvature > clear) & ~state.hold
+    turn = jax.tree.map(jnp.subtract, grads, state.grads)
+    products = inner_products(step, turn, grads)
+    step_norm, turn_norm, steepness = (norm(products[i][i]) for i in range(3))
+    curvature = products[0][1].astype(state.inverse.dtype)
+    clear = jnp.finfo(curvature.dtype).eps * step_norm * turn_norm
+    useful = (curvature > clear) & ~hold
     slot = state.pairs % len(state.curvatures)
 
     def put(rows: jax.Array, row: jax.Array) -> jax.Array:
-        return rows.at[slot].set(jnp.where(useful, row, rows[slot]))
+        new = jnp.where(useful, _row(row), rows[..., slot, :])
+        return rows.at[..., slot, :].set(new)
 
     steps = jax.tree.map(put, state.steps, step)
     turns = jax.tree.map(put, state.turns, turn)
-    both = jax.tree.map(lambda y, g: jnp.stack([y, g.ravel()], axis=1), turn, grads)
+    both = jax.tree.map(lambda y, g: jnp.stack([_row(y), _row(g)], -1), turn, grads)
     none = jnp.zeros((len(state.curvatures), 2), curvature.dtype)
-    seen = _Seen(_products(steps, both, none), _products(turns, both, none))
+    seen = _Seen(_products(steps, both, none), _products(turns, both, none), steepness)
 
     new = useful & (jnp.arange(len(state.curvatures), dtype=slot.dtype) == slot)
     by_turn = seen.turns[:, 0]
@@ -151,27 +156,20 @@ def _remembered(
     others = jnp.where(new[:, None] | new[None], 0, state.inverse)
     column = jnp.where(new, 1, -_matmul(others, bent))
 
-    def latest(now: jax.Array, before: jax.Array) -> jax.Array:
-        return jnp.where(state.hold, before, now)
-
     return LBFGSState(
-        count=jnp.where(state.hold, state.count, optax.safe_increment(state.count)),
         pairs=state.pairs + useful.astype(jnp.int32),
-        params=jax.tree.map(latest, params, state.params),
-        grads=jax.tree.map(latest, grads, state.grads),
+        grads=jax.tree.map(partial(jnp.where, hold), state.grads, grads),
         steps=steps,
         turns=turns,
         curvatures=curvatures,
         inverse=jnp.where(new[None], column[:, None], others),
         turns_by_turns=jnp.where(new[None], by_turn[:, None], of_turns),
-        hold=state.hold,
     ), seen
 
 
-def _direction(grads: optax.Updates, state: LBFGSState, seen: _Seen) -> optax.Updates:
+def _direction(grads: Arrays, state: LBFGSState, seen: _Seen) -> Arrays:
     """−Hg, or zero where rounding spoils it."""
-    steepness = norm(inner_products(grads)[0][0])
-    first = jnp.minimum(1, 1 / jnp.where(steepness == 0, 1, steepness))
+    first = jnp.minimum(1, 1 / jnp.where(seen.steepness == 0, 1, seen.steepness))
     last = (state.pairs - 1) % len(state.curvatures)
     length = state.turns_by_turns[last, last]
     gamma = jnp.where(state.pairs > 0, _divided(state.curvatures[last], length), first)
@@ -181,13 +179,12 @@ def _direction(grads: optax.Updates, state: LBFGSState, seen: _Seen) -> optax.Up
     rest = state.curvatures * p + gamma * rest
     along_steps = _divided(_matmul(rest, state.inverse), state.curvatures)
 
-    def leaf(grad: jax.Array, steps: jax.Array, turns: jax.Array) -> jax.Array:
-        from_turns = _matmul(p, turns)
-        from_steps = _matmul(along_steps, steps)
-        row = gamma * (grad.ravel() - from_turns) + from_steps
+    def along(grad: jax.Array, steps: jax.Array, turns: jax.Array) -> jax.Array:
+        from_turns, from_steps = _sum(p, turns), _sum(along_steps, steps)
+        row = gamma * (_row(grad) - from_turns) + from_steps
         return -row.reshape(grad.shape)
 
-    direction = jax.tree.map(leaf, grads, state.steps, state.turns)
+    direction = jax.tree.map(along, grads, state.steps, state.turns)
     (_, slope), (_, square) = inner_products(grads, direction)
     sound = (slope < 0) & jnp.isfinite(norm(square))
     return jax.tree.map(lambda d: jnp.where(sound, d, 0), direction)
@@ -199,11 +196,23 @@ def _divided(products: jax.Array, curvatures: jax.Array) -> jax.Array:
     return jnp.where(empty, 0, products / jnp.where(empty, 1, curvatures))
 
 
-def _row_between(x: jax.Array, before: jax.Array) -> jax.Array:
-    return jnp.ravel(x - before)
+def _row(x: jax.Array) -> jax.Array:
+    """A vector as it is; of stacked leaves each along one axis."""
+    return x if x.ndim == 1 else x.reshape(len(x), -1)
 
 
-def _products(rows: Any, columns: Any, none: jax.Array) -> jax.Array:
+def _products(rows: Arrays, columns: Arrays, none: jax.Array) -> jax.Array:
     """The scalar products of every slot of a memory with columns, added to `none`."""
-    each = jax.tree.map(_matmul, rows, columns)
-    return jax.tree.reduce(jnp.add, each, none)
+
+    def array(rows: jax.Array, columns: jax.Array) -> jax.Array:
+        products = _matmul(rows, columns)
+        return products if products.ndim == 2 else jnp.sum(products, axis=0)
+
+    return jax.tree.reduce(jnp.add, jax.tree.map(array, rows, columns), none)
+
+
+def _sum(weights: jax.Array, rows: jax.Array) -> jax.Array:
+    """The sum of the slots of a memory, weighted."""
+    # One product for each of stacked leaves: all at once would copy the memory.
+    weights = jnp.broadcast_to(weights, (*rows.shape[:-2], 1, len(weights)))
+    return _matmul(weights, rows)[..., 0, :]

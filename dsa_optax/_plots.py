@@ -173,7 +173,7 @@ def plot_step_lengths(
       >>> step = dsa_optax.make_train_step(loss, tx, donate=False)
       >>> def body(carry, _):
       ...     params, state, value = step(*carry)
-      ...     return (params, state), state.lengths
+      ...     return (params, state), state.inner.lengths
       >>> _, lengths = jax.lax.scan(body, (w, tx.init(w)), length=30)
       >>> figure = dsa_optax.plot_step_lengths(lengths, ["sign", "Muon", "L-BFGS"])
       >>> [text.get_text() for text in figure.legends[0].get_texts()]
@@ -183,7 +183,7 @@ def plot_step_lengths(
     if lengths.ndim != 2:
         raise ValueError(
             f"`lengths` must be of shape (steps, parts), got {lengths.shape}: stack "
-            "`state.lengths` of every step, as jax.lax.scan does with its outputs."
+            "those of every step, as jax.lax.scan does with its outputs."
         )
     labels = labels or [f"part {i}" for i in range(lengths.shape[1])]
     if len(labels) != lengths.shape[1]:

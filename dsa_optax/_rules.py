@@ -5,14 +5,14 @@ the adapted quantity. `per_parameter` and `shared` lift an adaptation to trees.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from dsa_optax._state import widest
+from dsa_optax._trees import widest
 
 Adaptation: TypeAlias = Callable[
     [optax.Params, optax.Updates, optax.Updates], optax.Params
@@ -20,39 +20,40 @@ Adaptation: TypeAlias = Callable[
 
 
 class Rule(NamedTuple):
-    """One equation of the paper, as the skeleton wants it.
+    """One equation of the paper, as `look_ahead` wants it.
 
     Attributes:
-      direction: d(g), from the trees (g, θ); θ is there for weight decay.
+      direction: d(g), from the tree g.
       step_size: the length of the step, from the rates of one leaf.
       adapt: η', from the trees (η, g̃, g).
+      decay: what is added to the direction, from the tree θ; None for nothing.
     """
 
-    direction: Callable[[optax.Updates, optax.Params], optax.Updates]
+    direction: Callable[[optax.Updates], optax.Updates]
     step_size: Callable[[jax.Array], jax.Array]
     adapt: Adaptation
+    decay: Callable[[optax.Params], optax.Updates | None] = lambda params: None
 
 
 # Directions ---------------------------------------------------------------------
 
 
-def gradient_direction(grads: optax.Updates, params: optax.Params) -> optax.Updates:
+def gradient_direction(grads: optax.Updates) -> optax.Updates:
     """g, of Eqs. 3 and 4."""
-    del params
     return grads
 
 
 def sign_direction(grad: jax.Array, eps: ArrayLike) -> jax.Array:
     """g / (|g| + ε), of Eqs. 5 and 6; its limit, the exact sign, for ε = 0."""
-    if _is_zero(eps):
+    if is_zero(eps):
         return jnp.sign(grad)
     eps = jnp.asarray(eps, grad.dtype)
     return jnp.where(eps == 0, jnp.sign(grad), _softened_sign(grad, eps))
 
 
-def _is_zero(eps: ArrayLike) -> bool:
-    """Whether ε is known to be 0 while JAX traces: half the operations of a leaf."""
-    return isinstance(eps, int | float) and eps == 0
+def is_zero(value: Any) -> bool:
+    """Whether it is known to be 0 while JAX traces: what it saves is operations."""
+    return isinstance(value, int | float) and value == 0
 
 
 def _softened_sign(x: jax.Array, eps: jax.Array) -> jax.Array:
@@ -116,7 +117,7 @@ def agreement(probe_grad: jax.Array, grad: jax.Array, eps: ArrayLike) -> jax.Arr
     gradient that isn't finite is an overshoot, and so the strongest disagreement.
     """
     agree = jnp.sign(probe_grad) * jnp.sign(grad)
-    if not _is_zero(eps):
+    if not is_zero(eps):
         eps = jnp.asarray(eps, grad.dtype)
         product = probe_grad * grad
         # Where the product overflows, ε no longer counts.

@@ -1,6 +1,5 @@
 """What the optimizers remember between two updates."""
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from dsa_optax import _checks
-from dsa_optax._range import log2_lr_of
+from dsa_optax._rate_storage import log2_lr_of
 
 LEAST_LOG2_LR = -126.0
 """The least η of `adapt`: 2^η is the least normal float32."""
@@ -28,8 +27,7 @@ class DSAState(NamedTuple):
       lr_scale: the `learning_rate` multiplier in force at the last update, a scalar.
       start: the η that every parameter began with, a scalar.
       unit: the η that one of an integer `log2_lr` is worth, a scalar; else 1.
-      floor: the least `log2_lr` allowed, a scalar.
-      ceiling: the greatest `log2_lr` allowed, a scalar.
+      bounds: the least and the greatest `log2_lr` allowed, shape (2,).
     """
 
     count: jax.Array  # type: ignore[assignment]
@@ -37,8 +35,7 @@ class DSAState(NamedTuple):
     lr_scale: jax.Array
     start: jax.Array
     unit: jax.Array
-    floor: jax.Array
-    ceiling: jax.Array
+    bounds: jax.Array
 
 
 class LinearDSAState(NamedTuple):
@@ -56,12 +53,14 @@ class LinearDSAState(NamedTuple):
     start: jax.Array
 
 
-class LastStep(NamedTuple):
-    """What `adapt` and `blend` need, to take a step back.
+class StepBackState(NamedTuple):
+    """State of `adapt`, `blend` and `auto_dsa`: what it takes to take a step back.
 
     Attributes:
+      count: number of updates so far but for the steps back, an int32 scalar.
       before: the params that the last step was taken from, packed: a dict with one
-        vector for the small leaves of each dtype, and every other leaf by its number.
+        vector for the small leaves of each dtype, and one array for the large ones of
+        each shape.
       slope: of the loss along it there, a scalar.
       square: of its Euclidean norm, a scalar. After a step back this and the slope are
         those of what is left of it.
@@ -69,46 +68,43 @@ class LastStep(NamedTuple):
         given it) weren't finite there, an int32 scalar.
       share: what is left of the step as it was first taken, a scalar.
       backs: number of steps back so far, an int32 scalar.
+      sizes: the root mean square of each tensor at the start, a vector.
+      inner: an `AdaptState` or a `BlendState`.
     """
 
+    count: jax.Array  # type: ignore[assignment]
     before: optax.Params
     slope: jax.Array
     square: jax.Array
     spoilt: jax.Array
     share: jax.Array
     backs: jax.Array
+    sizes: jax.Array
+    inner: optax.OptState
 
 
 class AdaptState(NamedTuple):
-    """State of `adapt`.
+    """State of the rates of `adapt`, within a `StepBackState`.
 
     Attributes:
-      count: number of updates so far but for the steps back, an int32 scalar.
       log2_lr: η, the log2 learning rates: a tree like the params with one for every
         parameter, or with a scalar for every tensor, or one scalar for all.
       searching: whether a rate has never been too high yet, booleans: packed as
-        `LastStep.before`, a vector of one for every tensor, or a scalar.
+        `StepBackState.before`, a vector of one for every tensor, or a scalar.
       compass: the last direction, divided by its slope: its scalar product with the
         next gradient is the ratio of the two slopes. Packed, in the dtype of the rates
         or the gradients, whichever is wider.
-      sizes: the root mean square of each tensor at the start, a vector.
       inner: the state of the optimizer that gives the directions.
       start: the η that rates began with: a vector of one for every tensor, or a scalar.
-      floor: the least η allowed, a scalar.
-      ceiling: the greatest η allowed, a scalar.
-      last: a `LastStep`; None in a `blend`, which has one for all its parts.
+      bounds: the least and the greatest η allowed, shape (2,).
     """
 
-    count: jax.Array  # type: ignore[assignment]
     log2_lr: optax.Params
     searching: Any
     compass: Any
-    sizes: jax.Array
     inner: optax.OptState
     start: jax.Array
-    floor: jax.Array
-    ceiling: jax.Array
-    last: LastStep | None = None
+    bounds: jax.Array
 
 
 def log2_rates(state: DSAState) -> optax.Params:
@@ -116,23 +112,6 @@ def log2_rates(state: DSAState) -> optax.Params:
     return jax.tree.map(
         lambda held: log2_lr_of(held, state.start, state.unit), state.log2_lr
     )
-
-
-def filled_like(params: optax.Params, value: jax.Array) -> optax.Params:
-    """A tree like the params, in the value's dtype."""
-    # It looks at the params, since a jitted init gives its result their sharding only
-    # where it depends on them; and each leaf is a buffer of its own, to be donated.
-    return jax.tree.map(lambda p: jnp.where(jnp.equal(p, p), value, value), params)
-
-
-def widest(*dtypes: Any) -> jnp.dtype:
-    """The floating dtype with the most bits; of two as wide, the first."""
-    return max(map(jnp.dtype, dtypes), key=lambda dtype: jnp.finfo(dtype).bits)
-
-
-def widest_of(leaves: Iterable[jax.Array]) -> jnp.dtype:
-    """The widest dtype among arrays, float32 at least."""
-    return widest(jnp.float32, *(leaf.dtype for leaf in leaves))
 
 
 def rates_dtype(state_dtype: Any | None) -> jnp.dtype:

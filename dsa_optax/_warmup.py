@@ -19,7 +19,8 @@ import optax
 from jax.typing import ArrayLike
 
 from dsa_optax import _checks
-from dsa_optax._sizes import inner_products, norm
+from dsa_optax._packed import packing
+from dsa_optax._trees import inner_products, norm
 
 DECAY = 0.9
 """Of the exponential means: over some ten steps."""
@@ -161,7 +162,9 @@ def _moved(
     threshold: ArrayLike,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """η, and the two means: as they are, where the slope tells nothing."""
-    products = inner_products(*jax.lax.stop_gradient((grads, state.last)))
+    pack, _ = packing(grads)
+    both = pack(grads), pack(state.last)
+    products = inner_products(*jax.lax.stop_gradient(both))
     lengths = norm(products[0][0]) * norm(products[1][1])
     told = (lengths > 0) & jnp.isfinite(lengths) & jnp.isfinite(products[0][1])
     fall = -products[0][1] / jnp.where(told, lengths, 1)

@@ -20,8 +20,8 @@ import orbax.checkpoint as ocp
 from tqdm import tqdm
 
 from dsa_optax import _checks
+from dsa_optax._dsa import dsa
 from dsa_optax._full_batch import batch_rows, microbatched_value_and_grad
-from dsa_optax._optimizers import dsa
 from dsa_optax._train_step import make_train_step
 
 __all__ = ["Trained", "fit"]

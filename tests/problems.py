@@ -7,13 +7,17 @@ loss, so that its gradient is always zero.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dsa_optax._norms import sizes
 from dsa_optax._packed import layout_of
+from dsa_optax._step_back import Verdict
+from dsa_optax._trees import widest
 
 
 @dataclass(frozen=True)
@@ -116,15 +120,35 @@ REGRESSION = Problem(
 PROBLEMS = (QUADRATIC, ROSENBROCK, REGRESSION)
 
 
+class Unjudged(NamedTuple):
+    """What `of_trees` keeps: the params before, the first sizes, the inner state."""
+
+    before: dict | None
+    sizes: jax.Array
+    inner: NamedTuple
+
+
 def of_trees(tx):
-    """A transformation of packed params, for params in a tree."""
+    """What stands below `stepping_back`, of trees, with no step back."""
 
     def init(params):
-        return tx.init(layout_of(params).pack(params))
+        packed = layout_of(params).pack(params)
+        nowhere = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), packed.arrays)
+        return Unjudged(nowhere, sizes(packed), tx.init(packed))
 
     def update(updates, state, params):
         layout = layout_of(params)
-        steps, state = tx.update(layout.pack(updates), state, layout.pack(params))
-        return layout.unpack(steps), state
+        here = layout.pack(params)
+        moved = jax.tree.map(_moved, here, layout.of_state(state.before))
+        verdict = Verdict(jnp.array(False), jnp.zeros([]), moved, state.sizes)
+        steps, inner = tx.update(
+            layout.pack(updates), state.inner, here, verdict=verdict
+        )
+        return layout.unpack(steps), Unjudged(here.arrays, state.sizes, inner)
 
     return optax.GradientTransformation(init, update)
+
+
+def _moved(param, before):
+    moved = jnp.where(jnp.isnan(before), 0, param - before)
+    return moved.astype(widest(param.dtype, jnp.float32))

@@ -80,8 +80,7 @@ def test_a_leaf_that_comes_later_is_named(form):
     with pytest.raises(ValueError, match=r"`state.*make a new state"):
         tx.update(more, state, more)
     longer = {"a": jnp.ones(2), "b": jnp.ones(4)}
-    named = r".*\['b'\]" if form in ("dense", "light", "parameter") else ""
-    with pytest.raises(ValueError, match=f"`state{named}.*make a new state"):
+    with pytest.raises(ValueError, match=r"`state.*\(5,\).*\(6,\).*make a new state"):
         tx.update(longer, state, longer)
     other = {"a": jnp.ones(2), "c": jnp.ones(3)}
     if form != "global":  # which keeps nothing that has the params' structure
@@ -171,9 +170,9 @@ def stacked_net(layers=3, width=8):
     return stacked, loss
 
 
-def as_tree(held, params):
+def as_tree(stored, params):
     layout = layout_of(params)
-    return layout.unpack(layout.held(held))
+    return layout.unpack(layout.of_state(stored))
 
 
 def loss_after(tx, params, loss, steps):
@@ -194,12 +193,12 @@ def test_layers_stacked_for_a_scan_are_as_many_matrices():
     grads = jax.grad(loss)(params)
     first = dsa_optax.auto_dsa(0, muon_weight_dimension_numbers=numbers)
     state = jax.jit(first.update)(grads, first.init(params), params)[1]
-    seen = as_tree(state.parts[1].compass, params)["w"]
+    seen = as_tree(state.inner.parts[1].compass, params)["w"]
     apart = {str(i): params["w"][i] for i in range(3)}
     alone = dsa_optax.auto_dsa(0)
     each = {str(i): grads["w"][i] for i in range(3)}
     state = jax.jit(alone.update)(each, alone.init(apart), apart)[1]
-    lone = as_tree(state.parts[1].compass, apart)
+    lone = as_tree(state.inner.parts[1].compass, apart)
     for i in range(3):
         direction = lambda c: c / jnp.linalg.norm(c)
         np.testing.assert_allclose(

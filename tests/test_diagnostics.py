@@ -158,7 +158,9 @@ def test_rates_of_adapt_have_its_granularity(granularity):
     }[granularity]
     rates = dsa_optax.learning_rates(last)
     assert jax.tree.map(jnp.shape, rates) == shapes
-    chex.assert_trees_all_close(rates, jax.tree.map(jnp.exp2, last.log2_lr), rtol=1e-5)
+    chex.assert_trees_all_close(
+        rates, jax.tree.map(jnp.exp2, last.inner.log2_lr), rtol=1e-5
+    )
     for states, grew in (((start,), 0), ((last,), 1), ((last, last), 0)):
         found = jax.tree.leaves(
             dsa_optax.summary(*states),

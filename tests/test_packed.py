@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from unittest import mock
 
 import chex
 import jax
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 import dsa_optax
 from dsa_optax import _packed
-from dsa_optax._packed import SMALL, layout_of
+from dsa_optax._packed import SMALL, for_state, layout_of
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -32,33 +33,46 @@ def tree_of(shapes, dtypes, seed=0):
     }
 
 
-@settings(max_examples=8, deadline=None)
-@given(SHAPES, st.data())
-def test_what_is_packed_comes_back(shapes, data):
+LIMITS = st.sampled_from([-1, 3, SMALL])
+
+
+@settings(max_examples=16, deadline=None)
+@given(SHAPES, LIMITS, st.booleans(), st.data())
+def test_what_is_packed_comes_back(shapes, limit, stacks, data):
     dtypes = data.draw(st.lists(DTYPES, min_size=len(shapes), max_size=len(shapes)))
     tree = tree_of(shapes, dtypes)
-    kept = data.draw(st.sets(st.sampled_from([str(i) for i in range(len(shapes))])))
-    layout = layout_of(tree, dict.fromkeys(kept))
+    with mock.patch.object(_packed, "SMALL", limit):
+        layout = layout_of(tree, stacks=stacks)
     packed = layout.pack(tree)
-    assert len(packed.arrays) <= len(kept) + len(set(dtypes))
+    large = [
+        (*kind, None if stacks else i)
+        for i, kind in enumerate(zip(shapes, dtypes, strict=True))
+        if math.prod(kind[0]) > limit
+    ]
+    assert len(packed.arrays) <= len(set(large)) + len(set(dtypes))
     chex.assert_trees_all_equal(layout.unpack(packed), tree)
     chex.assert_trees_all_equal_shapes_and_dtypes(layout.like(packed), tree)
-    again = layout_of(tree, packed.held())
-    assert again == layout
+    assert layout.of_state(for_state(packed)).arrays == packed.arrays
 
 
-@settings(max_examples=8, deadline=None)
-@given(SHAPES, st.data())
-def test_sums_and_values_of_leaves_are_in_the_order_of_the_tree(shapes, data):
+@settings(max_examples=16, deadline=None)
+@given(SHAPES, LIMITS)
+def test_sums_and_values_of_leaves_are_in_the_order_of_the_tree(shapes, limit):
     tree = tree_of(shapes, ["float32"] * len(shapes))
-    kept = data.draw(st.sets(st.sampled_from([str(i) for i in range(len(shapes))])))
-    layout = layout_of(tree, dict.fromkeys(kept))
-    sums = layout.sums(layout.pack(tree))
+    with mock.patch.object(_packed, "SMALL", limit):
+        layout = layout_of(tree)
+    packed = layout.pack(tree)
     leaves = [np.asarray(tree[name], np.float64) for name in sorted(tree)]
+    sums = layout.sums(packed)
     np.testing.assert_allclose(sums, [x.sum() for x in leaves], atol=1e-5)
     values = jnp.arange(1.0, len(leaves) + 1)
-    spread = layout.unpack(layout.spread(values))
-    for leaf, value in zip(jax.tree.leaves(spread), values, strict=True):
+    of_entries = jax.tree.map(
+        lambda value, array: jnp.broadcast_to(value, array.shape),
+        layout.of_leaves(values),
+        packed,
+    )
+    of_leaves = jax.tree.leaves(layout.unpack(of_entries))
+    for leaf, value in zip(of_leaves, values, strict=True):
         np.testing.assert_array_equal(leaf, np.full(leaf.shape, value))
     scalars = jax.tree.leaves(layout.tree(values))
     np.testing.assert_array_equal(np.stack(scalars), values)
@@ -66,15 +80,18 @@ def test_sums_and_values_of_leaves_are_in_the_order_of_the_tree(shapes, data):
 
 @pytest.mark.parametrize("form", ["parameter", "tensor", "global", "light", "dense"])
 def test_the_state_of_no_leaves_is_not_that_of_some(form):
-    tx, params = FORMS[form], {"a": jnp.ones(2)}
+    tx, params = FORMS[form](), {"a": jnp.ones(2)}
     with pytest.raises(ValueError, match=r"`state.*make a new state"):
         tx.update(params, tx.init({}), params)
 
 
-def test_a_large_leaf_stays_as_it_is():
-    tree = {"a": jnp.zeros(SMALL), "b": jnp.zeros(SMALL + 1), "c": jnp.zeros((2, 3))}
+def test_large_leaves_of_one_shape_are_stacked():
+    large, small = jnp.zeros(SMALL + 1), jnp.zeros(SMALL)
+    tree = {"a": small, "b": large, "c": jnp.zeros((2, 3)), "d": large}
     shapes = {n: a.shape for n, a in layout_of(tree).pack(tree).arrays.items()}
-    assert shapes == {"float32": (SMALL + 6,), "1": (SMALL + 1,)}
+    assert shapes == {"float32": (SMALL + 6,), "float32_16385": (2, SMALL + 1)}
+    apart = layout_of(tree, stacks=False).pack(tree)
+    assert [a.shape[0] for a in apart.arrays.values()] == [SMALL + 6, 1, 1]
 
 
 # An optimizer with packed leaves and without. -----------------------------------------
@@ -98,11 +115,11 @@ def sign():
 
 
 FORMS = {
-    "parameter": dsa_optax.adapt(sign(), "parameter"),
-    "tensor": dsa_optax.adapt(optax.sgd(1.0, momentum=0.9), "tensor"),
-    "global": dsa_optax.adapt(optax.adam(1.0), "global"),
-    "light": dsa_optax.auto_dsa(0),
-    "dense": dsa_optax.auto_dsa(5),
+    "parameter": lambda: dsa_optax.adapt(sign(), "parameter"),
+    "tensor": lambda: dsa_optax.adapt(optax.sgd(1.0, momentum=0.9), "tensor"),
+    "global": lambda: dsa_optax.adapt(optax.adam(1.0), "global"),
+    "light": lambda: dsa_optax.auto_dsa(0),
+    "dense": lambda: dsa_optax.auto_dsa(5),
 }
 
 
@@ -121,18 +138,23 @@ def trajectory(tx, dtype, steps=12):
 def test_the_trajectory_is_that_of_leaves_apart(form, monkeypatch):
     """Up to the order in which sums are taken, which Muon's iterations enlarge."""
     with jax.enable_x64(True):
-        packed, state = trajectory(FORMS[form], "float64")
-        assert len(state.last.before) == 1
+        packed, state = trajectory(FORMS[form](), "float64")
+        assert len(state.before) == 1
         monkeypatch.setattr(_packed, "SMALL", -1)
-        apart, state = trajectory(FORMS[form], "float64")
-        assert len(state.last.before) == 6
+        apart, state = trajectory(FORMS[form](), "float64")
+        assert {name: len(array) for name, array in state.before.items()} == {
+            "float64_": 1,
+            "float64_4x5": 1,
+            "float64_5": 2,
+            "float64_5x5": 2,
+        }
     chex.assert_trees_all_close(packed, apart, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_state_is_of_plain_arrays_for_any_checkpoint(form):
-    _, state = trajectory(FORMS[form], "float32", 2)
-    fresh = FORMS[form].init(make_params("float32"))
+    _, state = trajectory(FORMS[form](), "float32", 2)
+    fresh = FORMS[form]().init(make_params("float32"))
     serialization = pytest.importorskip("flax.serialization")
     kept = serialization.to_bytes(state)
     chex.assert_trees_all_equal(serialization.from_bytes(fresh, kept), state)
@@ -145,7 +167,7 @@ def test_an_update_has_few_operations_a_leaf(form):
 
     def operations(leaves):
         params = [jnp.ones((3, 2)) for _ in range(leaves)]
-        tx = FORMS[form]
+        tx = FORMS[form]()
         if form in ("tensor", "global"):  # whose inner optimizers see every leaf
             tx = dsa_optax.adapt(sign(), form)
         state = jax.eval_shape(tx.init, params)
@@ -162,7 +184,7 @@ def test_leaves_that_are_cut_out_are_programs_of_one_kind():
     layout = layout_of(params)
 
     def cut(vector):
-        return layout.unpack(layout.held({"float32": vector}))
+        return layout.unpack(layout.of_state({"float32": vector}))
 
     vector = jnp.arange(sum(math.prod(s) for s in layout.shapes), dtype=jnp.float32)
     program = jax.jit(cut).lower(vector).compile().as_text()

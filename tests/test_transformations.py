@@ -7,6 +7,7 @@ when JAX starts. There, as for users, the defaults of JAX hold: 32 bits.
 
 import math
 import os
+import re
 import subprocess
 import sys
 import traceback
@@ -23,6 +24,7 @@ import pytest
 from jax import P
 
 import dsa_optax
+from dsa_optax._packed import SMALL
 
 FACTORIES = {
     "dsa": dsa_optax.dsa,
@@ -240,49 +242,91 @@ def make_mesh(axis_type=jax.sharding.AxisType.Auto):
     return jax.make_mesh((8,), ("x",), axis_types=(axis_type,))
 
 
-def sharded(mesh):
+def sharded(mesh, params=None):
     shardings = {k: jax.NamedSharding(mesh, spec) for k, spec in SPECS.items()}
-    return jax.device_put(make_params(), shardings)
+    return jax.device_put(make_params() if params is None else params, shardings)
 
 
-def rate_specs(state):
-    """The sharding of the rates, which is the params'; `basic_dsa` has only one."""
-    if not isinstance(state[1], dict):
-        return SPECS
-    return jax.tree.map(lambda leaf: leaf.sharding.spec, state[1])
+def rates_of(state):
+    """What is a tree like the params; None where there is none (one for all)."""
+    state = state.inner if isinstance(state, dsa_optax.StepBackState) else state
+    fields = ("log2_lr", "lr", "log2_scale")
+    rates = next(getattr(state, name) for name in fields if hasattr(state, name))
+    return rates if isinstance(rates, dict) else None
+
+
+def specs(tree):
+    return jax.tree.map(lambda leaf: leaf.sharding.spec, tree)
+
+
+def packs(tx):
+    """Whether it packs small leaves: then those that are spread are gathered."""
+    return isinstance(tx.init(make_params()), dsa_optax.StepBackState)
+
+
+def collectives(program):
+    """The collective operations of a program, and the entries of each result."""
+    found = re.findall(rf"= (.*?) ({'|'.join(COLLECTIVES)})", program)
+    return [
+        (name, math.prod(int(n) for n in shape.split(",") if n))
+        for kind, name in found
+        for shape in re.findall(r"\[([\d,]*)\]", kind)
+    ]
 
 
 def on_8_devices_the_rates_have_the_sharding_of_the_params(tx):
     mesh = make_mesh()
     params, x, state = sharded(mesh), make_data(), tx.init(sharded(mesh))
-    assert rate_specs(state) == SPECS
-    assert rate_specs(jax.jit(tx.init)(params)) == SPECS
+    if packs(tx) or rates_of(state) is None:
+        return
+    assert specs(rates_of(state)) == SPECS
+    assert specs(rates_of(jax.jit(tx.init)(params))) == SPECS
     step = dsa_optax.make_train_step(loss, tx)
     for _ in range(2):
         params, state, _ = step(params, state, x)
-        assert rate_specs(state) == SPECS
-        assert {k: leaf.sharding.spec for k, leaf in params.items()} == SPECS
+        assert specs(rates_of(state)) == SPECS
+        assert specs(params) == SPECS
 
 
 def on_8_devices_nothing_is_gathered(tx):
-    mesh = make_mesh()
-    params = sharded(mesh)
+    params = sharded(make_mesh())
     step = dsa_optax.make_train_step(loss, tx)
     program = step.lower(params, tx.init(params), make_data()).compile().as_text()
     assert "all-reduce" in program  # the loss's own
-    assert not [word for word in COLLECTIVES if word in program]
+    assert packs(tx) or not collectives(program)
+
+
+def on_8_devices_large_leaves_are_neither_gathered_nor_moved(tx):
+    """And what is gathered is at most 64 kB."""
+    random = np.random.default_rng(0)
+    large = {
+        "w": jnp.asarray(random.normal(size=(4, 8192)), jnp.float32),
+        "b": jnp.zeros(8192, jnp.float32),
+        "scale": jnp.ones((), jnp.float32),
+    }
+    params, x = sharded(make_mesh(), large), make_data()
+    step = dsa_optax.make_train_step(loss, tx)
+    for init in (tx.init, jax.jit(tx.init)):
+        program = step.lower(params, init(params), x).compile().as_text()
+        assert all(entries <= SMALL for _, entries in collectives(program))
+    state = tx.init(params)
+    for _ in range(2):
+        params, state, _ = step(params, state, x)
+        assert specs(params) == SPECS
+        rates = rates_of(state)
+        assert rates is None or specs(rates)["w"] == SPECS["w"]
 
 
 def on_8_devices_an_update_alone_communicates_nothing(tx):
-    mesh = make_mesh()
-    params = sharded(mesh)
+    params = sharded(make_mesh())
     state = tx.init(params)
-    if not isinstance(state[1], dict) or isinstance(state, dsa_optax.AdaptState):
+    if packs(tx) or rates_of(state) is None:
         return  # the products of all params, or the lengths, are summed up
     grad_fn = lambda p: jax.tree.map(lambda leaf: leaf - 1, p)
     step = jax.jit(lambda p, s: update(tx, p, s, grad_fn))
     program = step.lower(params, tx.init(params)).compile().as_text()
-    assert not [word for word in (*COLLECTIVES, "all-reduce") if word in program]
+    assert "all-reduce" not in program
+    assert not collectives(program)
 
 
 def on_8_devices_the_numbers_are_those_of_one(tx):

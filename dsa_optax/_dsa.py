@@ -1,4 +1,4 @@
-"""The four algorithms of the paper, each the skeleton with its rule.
+"""The four algorithms of the paper, each a look-ahead with its rule.
 
 Eq. 3   η' = η + β Σ g̃·g                            θ' = θ − η'·g, one η for all
 Eq. 4   η' = η + β g̃·g                              θ' = θ − η'·g
@@ -17,15 +17,15 @@ import optax
 from jax.typing import ArrayLike
 
 from dsa_optax import _checks, _rules
-from dsa_optax._range import COUNTS, Interval, Lattice, lattice
-from dsa_optax._skeleton import look_ahead
+from dsa_optax._look_ahead import look_ahead
+from dsa_optax._rate_storage import COUNTS, Interval, Lattice, lattice
 from dsa_optax._state import (
     DSAState,
     LinearDSAState,
-    filled_like,
     log2_rates,
     rates_dtype,
 )
+from dsa_optax._trees import filled_like, widest
 
 
 def dsa(
@@ -155,9 +155,17 @@ def dsa(
     def rule_at(count: jax.Array) -> _rules.Rule:
         at = partial(_at, count=count)
 
-        def direction(grads: optax.Updates, params: optax.Params) -> optax.Updates:
-            signs = jax.tree.map(lambda g: _rules.sign_direction(g, eps), grads)
-            return _decayed(signs, params, at(weight_decay), weight_decay_mask)
+        def direction(grads: optax.Updates) -> optax.Updates:
+            return jax.tree.map(lambda g: _rules.sign_direction(g, eps), grads)
+
+        def decay(params: optax.Params) -> optax.Updates | None:
+            if _rules.is_zero(weight_decay):
+                return None
+            wide = jax.tree.map(
+                lambda p: jnp.asarray(p, widest(allowed.dtype, jnp.result_type(p))),
+                params,
+            )
+            return _decay(wide, at(weight_decay), weight_decay_mask)
 
         def adapt(rate: jax.Array, probe_grad: jax.Array, grad: jax.Array) -> jax.Array:
             agreement = _rules.agreement(probe_grad, grad, eps)
@@ -169,9 +177,9 @@ def dsa(
             )
 
         scaled = partial(_rules.exponential_step_size, scale=at(learning_rate))
-        return _rules.Rule(direction, scaled, _rules.per_parameter(adapt))
+        return _rules.Rule(direction, scaled, _rules.per_parameter(adapt), decay)
 
-    return look_ahead(init, log2_rates, rule_at, next_state)
+    return look_ahead(init, "log2_lr", log2_rates, rule_at, next_state)
 
 
 def exponential_dsa(
@@ -272,7 +280,7 @@ def parameterwise_dsa(
             )
         )
 
-    return _linear_dsa(init_lr, step_size, state_dtype, filled_like, adaptation)
+    return _linear_dsa(init_lr, step_size, state_dtype, "lr", adaptation)
 
 
 def basic_dsa(
@@ -317,33 +325,28 @@ def basic_dsa(
       the rate is Eq. 7 (Appendix A).
     """
 
-    def init_rates(params: optax.Params, rate: jax.Array) -> optax.Params:
-        del params
-        return jnp.array(rate)
-
     def adaptation(step_size: ArrayLike) -> _rules.Adaptation:
         return _rules.shared(partial(_rules.linear_adaptation, step_size=step_size))
 
-    return _linear_dsa(init_lr, step_size, state_dtype, init_rates, adaptation)
+    return _linear_dsa(init_lr, step_size, state_dtype, None, adaptation)
 
 
 def _linear_dsa(
     init_lr: ArrayLike,
     step_size: optax.ScalarOrSchedule,
     state_dtype: Any | None,
-    init_rates: Callable[[optax.Params, jax.Array], optax.Params],
+    field: str | None,
     adaptation: Callable[[ArrayLike], _rules.Adaptation],
 ) -> optax.GradientTransformationExtraArgs:
-    """Eqs. 3 and 4, which differ in how many rates there are."""
+    """Eqs. 3 and 4, which differ in how many rates there are: one, or in a `field`."""
     _checks.scalar("init_lr", init_lr, 0.01)
     _checks.schedule("step_size", step_size, 0.01)
     dtype = rates_dtype(state_dtype)
 
     def init(params: optax.Params) -> LinearDSAState:
         start = jnp.array(init_lr, dtype)
-        return LinearDSAState(
-            count=jnp.zeros([], jnp.int32), lr=init_rates(params, start), start=start
-        )
+        lr = jnp.array(start) if field is None else filled_like(params, start)
+        return LinearDSAState(count=jnp.zeros([], jnp.int32), lr=lr, start=start)
 
     def rule_at(count: jax.Array) -> _rules.Rule:
         return _rules.Rule(
@@ -354,6 +357,7 @@ def _linear_dsa(
 
     return look_ahead(
         init=init,
+        field=field,
         rates_of=lambda state: state.lr,
         rule_at=rule_at,
         next_state=lambda old, lr: old._replace(
@@ -404,25 +408,24 @@ def _dsa_state(
 ) -> DSAState:
     # jnp.array copies: a train step that donates its state must not take the caller's
     # hyper-parameters with it.
-    floor, ceiling = map(jnp.array, allowed.bounds())
     return DSAState(
         count=count,
         log2_lr=held,
         lr_scale=jnp.array(lr_scale, allowed.dtype),
         start=jnp.array(allowed.start, allowed.dtype),
         unit=jnp.array(allowed.unit, allowed.dtype),
-        floor=floor,
-        ceiling=ceiling,
+        bounds=jnp.stack(allowed.bounds()),
     )
 
 
-def _decayed(
-    directions: optax.Updates, params: optax.Params, weight_decay: ArrayLike, mask: Any
+def _decay(
+    params: optax.Params, weight_decay: optax.ScalarOrSchedule, mask: Any
 ) -> optax.Updates:
-    """direction + λθ, by Optax's own transformation (a constant λ keeps no state)."""
-    params = jax.tree.map(lambda d, p: jnp.asarray(p, d.dtype), directions, params)
+    """λθ, by Optax's own transformation (a constant λ keeps no state)."""
     decay = optax.add_decayed_weights(weight_decay, mask)
-    return decay.update(directions, decay.init(params), params)[0]
+    return decay.update(
+        jax.tree.map(jnp.zeros_like, params), decay.init(params), params
+    )[0]
 
 
 def _at(value: optax.ScalarOrSchedule, count: jax.Array) -> ArrayLike:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dsa_optax
-from dsa_optax._range import common_unit
+from dsa_optax._rate_storage import common_unit
 from dsa_optax._state import log2_rates
 from tests.problems import PROBLEMS, REGRESSION
 
@@ -42,7 +42,7 @@ def same_inside(make, problem):
     """The shared part of two trajectories: as long as int8 can hold the rates."""
     small, wide = (trajectory(make(d), problem) for d in (jnp.int8, jnp.float32))
     state = make(jnp.int8).init(problem.params(jnp.float32))
-    low, high = state.start + state.unit * jnp.stack([state.floor, state.ceiling])
+    low, high = state.start + state.unit * state.bounds
     inside = np.all(
         [
             np.all((leaf >= low) & (leaf <= high), axis=tuple(range(1, leaf.ndim)))
@@ -186,7 +186,7 @@ def test_bounds_are_the_last_values_inside(low, high, expected):
     tx = dsa_optax.dsa(min_log2_lr=low, max_log2_lr=high, state_dtype=jnp.int8)
     g = jnp.ones(2, jnp.float32)
     state = tx.init(g)
-    assert (float(state.floor), float(state.ceiling)) == expected
+    assert tuple(state.bounds.tolist()) == expected
     for _ in range(200):
         probe = jnp.asarray([-1.0, 1.0], jnp.float32)
         _, state = tx.update(g, state, g, grad_fn=lambda _, probe=probe: probe)

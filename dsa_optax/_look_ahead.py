@@ -16,12 +16,14 @@ import optax
 
 from dsa_optax import _checks
 from dsa_optax._gradients import GradFn, ValueFn, has_masked, probe_grad_fn
+from dsa_optax._packed import packing
 from dsa_optax._rules import Rule
-from dsa_optax._state import widest
+from dsa_optax._trees import steps_of, working_precision
 
 
 def look_ahead(
     init: Callable[[optax.Params], Any],
+    field: str | None,
     rates_of: Callable[[Any], optax.Params],
     rule_at: Callable[[jax.Array], Rule],
     next_state: Callable[[Any, optax.Params], Any],
@@ -30,8 +32,9 @@ def look_ahead(
 
     Args:
       init: makes the state from the params.
-      rates_of: reads η from a state: a tree like the params, or a prefix of it (one
-        scalar for all of them).
+      field: of the state, where it keeps its rates, a tree like the params. None where
+        there is one for all of them, a scalar.
+      rates_of: reads η from a state.
       rule_at: the rule in force at an update count.
       next_state: the state after an update, from the old state and η'.
 
@@ -58,24 +61,38 @@ def look_ahead(
             raise ValueError(_checks.MISSING_PARAMS)
         grad_at = probe_grad_fn(grad_fn, value_fn)
         _checks.gradient("updates (the gradient)", updates, params)
+        if field is not None:
+            _checks.rates("state (its rates)", getattr(state, field), params)
 
-        rule, rates = rule_at(state.count), rates_of(state)
-        _checks.rates("state (its rates)", rates, params)
-        grads = working_precision(updates, rates)
-        directions = rule.direction(grads, params)
+        pack, unpack = packing(params)
+        state = _with(state, field, pack)
+        here, rule, rates = pack(params), rule_at(state.count), rates_of(state)
+        grads = working_precision(pack(updates), rates)
+        directions = rule.direction(grads)
+        if (decay := rule.decay(params)) is not None:
+            directions = jax.tree.map(jnp.add, directions, pack(decay))
         directions = jax.tree.map(_still_unless_finite, directions, grads)
 
-        probe = optax.apply_updates(
-            params, step(rule.step_size, rates, directions, params)
-        )
+        def step(rates: optax.Params) -> optax.Updates:
+            lengths = jax.tree.map(lambda rate: -rule.step_size(rate), rates)
+            return unpack(steps_of(lengths, directions, here))
+
+        probe = optax.apply_updates(params, step(rates))
         probe_grads = _at_probe(grad_at, probe)
         _checks.gradient("grad_fn's result", probe_grads, params)
-        probe_grads = working_precision(probe_grads, rates)
+        probe_grads = working_precision(pack(probe_grads), rates)
 
         rates = rule.adapt(rates, probe_grads, grads)
-        return step(rule.step_size, rates, directions, params), next_state(state, rates)
+        state = next_state(state, rates)
+        return step(rates), _with(state, field, unpack)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _with(state: Any, field: str | None, fn: Callable[[Any], Any]) -> Any:
+    if field is None:
+        return state
+    return state._replace(**{field: fn(getattr(state, field))})
 
 
 def _at_probe(grad_at: GradFn, probe: optax.Params) -> optax.Updates:
@@ -87,42 +104,5 @@ def _at_probe(grad_at: GradFn, probe: optax.Params) -> optax.Updates:
         raise
 
 
-def step(
-    step_size: Callable[[jax.Array], jax.Array],
-    rates: optax.Params,
-    directions: optax.Updates,
-    params: optax.Params,
-) -> optax.Updates:
-    """-step(η)·d, in the dtype of the params."""
-
-    def leaf(rate: jax.Array, direction: jax.Array, param: jax.Array) -> jax.Array:
-        # In the dtype of the rates, so that `learning_rates` gives the very length.
-        length = step_size(rate).astype(direction.dtype)
-        moved = (-length * direction).astype(jnp.asarray(param).dtype)
-        # A step too long for the dtype isn't taken: it could never be taken back.
-        return jnp.where(jnp.isfinite(moved), moved, jnp.zeros_like(moved))
-
-    return map_below(leaf, rates, directions, params)
-
-
-def working_precision(grads: optax.Updates, rates: optax.Params) -> optax.Updates:
-    """The gradients in their own dtype or the rates', whichever is wider."""
-
-    def leaf(rate: jax.Array, grad: jax.Array) -> jax.Array:
-        grad = jnp.asarray(grad)
-        return grad.astype(widest(rate.dtype, grad.dtype))
-
-    return map_below(leaf, rates, grads)
-
-
 def _still_unless_finite(direction: jax.Array, grad: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(grad), direction, 0).astype(direction.dtype)
-
-
-def map_below(fn: Callable[..., Any], rates: optax.Params, *trees: Any) -> Any:
-    """Maps `fn(rate, *leaves)` over trees of which `rates` is a prefix."""
-    return jax.tree.map(
-        lambda rate, *below: jax.tree.map(lambda *xs: fn(rate, *xs), *below),
-        rates,
-        *trees,
-    )
