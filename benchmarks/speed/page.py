@@ -215,53 +215,58 @@ COLD = {
 }
 
 
+def by_net(frame: pd.DataFrame, value: str, cell: str = "{:.3g}") -> pd.DataFrame:
+    """A row an optimizer, a column a net, in the order in which they were measured."""
+    table = frame.pivot(index="optimizer", columns="net", values=value)
+    table = table.loc[frame["optimizer"].unique(), frame["net"].unique()]
+    table.index = table.index.map(label)
+    return _readable(table, cell)
+
+
 def _leaves(frame: pd.DataFrame) -> pd.DataFrame:
-    return pivot(
-        frame.assign(seconds=frame["init_seconds"] + frame["compile_seconds"]),
-        "seconds",
-        "leaves",
-    )
+    return by_net(frame, "compile_seconds")
 
 
 def _more_of_leaves(frame: pd.DataFrame) -> Iterator[str]:
     """The other tables of that section."""
-    yield "A step, in milliseconds:"
-    yield in_markdown(pivot(frame, "milliseconds", "leaves"))
+    yield "The same in Adam's compilations, and in Muon's:"
+    for other in ("adam", "muon"):
+        yield in_markdown(by_net(beside(frame, other), "compile_seconds", "{:.2f}"))
+    yield "To make the state, in seconds:"
+    yield in_markdown(by_net(frame, "init_seconds"))
+    yield "A step, in milliseconds, and in Muon's steps:"
+    yield in_markdown(by_net(frame, "milliseconds"))
+    yield in_markdown(by_net(beside(frame, "muon"), "milliseconds", "{:.2f}"))
     yield "Operations of the compiled step, those inside its fusions too:"
-    yield in_markdown(pivot(frame, "operations", "leaves", cell="{:,.0f}"))
-    yield "Beside Adam's compilation, and Muon's step:"
-    yield in_markdown(against_others(frame))
+    yield in_markdown(by_net(frame, "operations", "{:,.0f}"))
+    yield "Megabytes that a step needs beside what it is given and returns:"
+    megabytes = frame.assign(megabytes=frame["temporary_bytes"] / 1e6)
+    yield in_markdown(by_net(megabytes, "megabytes"))
 
 
-def against_others(frame: pd.DataFrame) -> pd.DataFrame:
-    """Our compilation as a multiple of Adam's, our step of Adam's and of Muon's.
+def beside(frame: pd.DataFrame, other: str) -> pd.DataFrame:
+    """Compilations and steps of this package's optimizers, in those of another one.
 
     Args:
       frame: the section "leaves".
-
-    Returns:
-      A row an optimizer and number of leaves.
+      other: the name of the other optimizer.
     """
-    frame = frame.assign(cold=frame["init_seconds"] + frame["compile_seconds"])
-    tables = frame.pivot(index="leaves", columns="optimizer")
-    rows = []
-    for name in ("auto", "auto-light"):
-        for number in tables.index:
-            cold, compiled, step = (
-                tables.loc[number][column]
-                for column in ("cold", "compile_seconds", "milliseconds")
-            )
-            rows.append(
-                {
-                    "optimizer": label(name),
-                    "leaves": number,
-                    "compilation, to Adam's": compiled[name] / compiled["adam"],
-                    "with init": cold[name] / cold["adam"],
-                    "step, to Adam's": step[name] / step["adam"],
-                    "step, to Muon's": step[name] / step["muon"],
-                }
-            )
-    return rounded(pd.DataFrame(rows))
+    columns = ["compile_seconds", "milliseconds"]
+    theirs = frame[frame["optimizer"] == other].set_index("net")[columns]
+    ours = frame[frame["optimizer"].str.startswith(("dsa", "warmup", "adapt", "auto"))]
+    divisors = theirs.loc[ours["net"]].set_index(ours.index)
+    return ours.assign(**(ours[columns] / divisors))
+
+
+def _inside(frame: pd.DataFrame) -> pd.DataFrame:
+    names = {
+        "state": "leaves of the state",
+        "first_seconds": "first update, seconds",
+        "milliseconds": "later ones, milliseconds",
+    }
+    table = frame.set_index("optimizer").rename(columns=names)
+    table.index = table.index.map(label)
+    return _readable(table)
 
 
 def _grid(frame: pd.DataFrame) -> pd.DataFrame:
@@ -298,22 +303,52 @@ AIMS = """\
 As measured on two cores of a CPU; no GPU was at hand. Here SGD's step is between 0.95
 and 1.10 of itself, and ratios of others vary by up to a fifth from run to run.
 
-*Many leaves*, `auto_dsa()`:
+*Many leaves, and large ones* (the tables say what else was measured; beside it what it
+was before large leaves were stacked, at commit b4577e6, on the same machine at another
+hour):
 
-1. *42 leaves: compiled in at most 6 times Adam's time, a step in at most 1.5 times
-   Muon's*: 4.9 and 1.2, met. Before leaves were packed, on one busy core: 120 and 7.
-2. *6 leaves: 4 times, and 2.5 times Adam's step where the gradient takes 0.1 ms*: 4.0
-   (in other runs up to 5.2), a miss, and 1.9. No two leaves have one shape there, so
-   that nothing is a batch, and what is compiled are the three parts themselves, some
-   220 kernels where Adam has 40.
-3. *1,000 leaves: 4 times Adam's*: 1.3.
-4. *The light form within 1.1 of Muon's step*: 0.96 at 42 leaves, 0.99 at 160; missed at
-   6 (1.8, where a step is 0.3 ms, most of it calls of kernels) and at 1,000 without a
-   matrix, where Muon is Adam (1.4). With a million parameters on eight rows it is 1.0,
-   1.3 and 2.4 ("by leaves and parameters"): in many packed leaves of some thousand
-   entries, to cut them apart costs more than their few gradients.
-5. Leaves of more than 16,384 entries stay apart, and compile as slowly as before: see
-   [what was tried](../tried.md).
+| aim | before | now |
+|:---|---:|---:|
+| `auto_dsa()`, 25 of 256×256: compiled in at most 6 times Adam's time | 28 | 4.9 |
+| on the transformer: 6 times | 27 | 2.1 |
+| the light form on both: 2.5 times Muon's | 4.0, 5.4 | 1.3, 1.0 |
+| `dsa()` on the transformer: 2 times Adam's | 2.5 | 1.9 |
+| `adaptive_warmup(muon)` on it: 1.2 times Muon's | 1.2 | 1.15 |
+| `auto_dsa()`, 42 leaves: no slower than 4.7 times Adam's | 3.9 | 3.5 |
+| 6 leaves: 4 times | 4.2 | **5.7**, 4.2 in other runs |
+| 42 leaves: a step at most 1.3 times Muon's | 1.3 | **1.6**, 1.4 in other runs |
+| a step of the transformer: at most 1.3 times that | 763 ms | 841 ms, 1.1 times |
+| temporary memory there: no more than before, `auto_dsa()` | 557 MB | 547 MB |
+| the light form | 252 MB | **333 MB** |
+| an update outside `jit` on six leaves: at most 3 ms | 400 ms | 0.7 ms |
+| the first of them: at most 3 s | 8.2 s | 2.4 s |
+| an update on six leaves: at most 60 calls between modules | 147 | **115** |
+| at most 35 leaves of state | 60 | **44** |
+
+What is missed: no two of the six leaves have one shape, so that nothing is a batch, and
+what is compiled are the three parts themselves, some 180 kernels (before 220) where
+Adam has 40. The light form needs packed copies of the gradient, the params and the
+rates meanwhile, where leaves apart went through one by one. On matrices alone, whose
+gradient compiles in no time, `adaptive_warmup(muon)` takes 1.4 times Muon's compilation
+(three sums a leaf), and `dsa()` on 100 of them 3.2 times Adam's: its large leaves are
+never copied. Of the 44 leaves of state twelve are the rates of the six arrays, as trees
+like the params for those who read them.
+
+1,000 leaves: 4 times Adam's was the aim, it is 0.9. The light form's step within 1.1 of
+Muon's: 0.9 on 42 leaves and on the transformer, 1.1 on 25 matrices; missed on 6 leaves
+(1.6, where a step is 0.3 ms, most of it calls of kernels) and on 100 matrices (1.4).
+
+*The modules of an update*, before and now. An arrow is a call; what they share
+(`_norms`, `_trees`, `_rules`, `_state`) is left out.
+
+```text
+_step_back → _packed                     _packed          trees, to vectors and back
+    → _blend → _adapt → _granularity         → _step_back     undoes a step too far
+                  → _skeleton                    → _blend         the sum
+                  → _packed                          → _rates         η, and its kinds
+                      → _auto → _bfgs                    → _muon, _bfgs, _lbfgs
+                      → _muon, _lbfgs
+```
 
 *A step:*
 
@@ -326,8 +361,9 @@ and 1.10 of itself, and ratios of others vary by up to a fifth from run to run.
    parameter, about a nanosecond) and that XLA's CPU backend writes each array in a loop
    of its own, which reads its inputs again.
 2. *State*: 1 byte a parameter for `dsa(state_dtype=jnp.int8)`, the trajectory that of
-   float32 bit for bit where float32 doesn't round itself (`tests/test_range.py`). On
-   the CPU fewer bytes cost time: bfloat16 and int8 are converted number by number."""
+   float32 bit for bit where float32 doesn't round itself
+   (`tests/test_rate_storage.py`). On the CPU fewer bytes cost time: bfloat16 and int8
+   are converted number by number."""
 
 
 PARTS: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
@@ -345,14 +381,24 @@ The rivals would gain by that too, and weren't timed with it.""",
         _cold,
     ),
     "leaves": (
-        "Many leaves",
+        "Many leaves, and large ones",
         """\
-Seconds to make the state, trace and compile a train step (nothing is cached), by the
-number of leaves: six of six shapes (1,169 parameters), 42 and 160 of nets with skip
-connections (31 units wide; 20,832 and 79,360 parameters), and 1,000 of four parameters
-each. Leaves of up to 16,384 entries are packed into one vector: what an update does is
-compiled once for all of them, and cut apart at the end.""",
+Seconds to trace and compile a train step (nothing is cached; the fastest of three, or
+one of more than five seconds), by the net: six leaves of six shapes (1,169 parameters);
+42 and 160 of nets with skip connections (31 units wide; 20,832 and 79,360 parameters);
+1,000 of four parameters each; 6, 25 and 100 matrices of 256×256; and a transformer in
+Flax's linen, 12 layers, 256 wide, of 198 leaves, 74 of them large (10 million
+parameters). Leaves of up to 16,384 entries are packed into one vector, larger ones of
+one shape into one array: what an update does is compiled once for all of them.""",
         _leaves,
+    ),
+    "inside": (
+        "An update in Python",
+        """\
+On six leaves: how many functions of this library an update calls while it is traced,
+how many of these calls go from one of its modules to another, how deep they nest; and
+updates outside `jit`. Optax's own call nothing of ours.""",
+        _inside,
     ),
     "steps": (
         "A step of training, to its gradients",

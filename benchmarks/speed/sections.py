@@ -15,6 +15,7 @@ from benchmarks.speed import (
     cold,
     grid,
     growth,
+    inside,
     leaves,
     parts,
     steps,
@@ -25,6 +26,7 @@ FOLDER = "speed"
 SECTIONS: Mapping[str, Callable[[], pd.DataFrame]] = {
     "cold": cold.cold,
     "leaves": leaves.leaves,
+    "inside": inside.inside,
     "steps": steps.steps,
     "updates": steps.updates,
     "allocator": allocator.allocator,

@@ -69,6 +69,11 @@ ENTRANTS: Mapping[str, Entrant] = {
     "dsa-int8": Entrant(
         "`dsa(state_dtype=jnp.int8)`", lambda: dsa_optax.dsa(state_dtype=jnp.int8), 2
     ),
+    "warmup-muon": Entrant(
+        "`adaptive_warmup(optax.contrib.muon(1e-3), 100)`",
+        lambda: dsa_optax.adaptive_warmup(optax.contrib.muon(1e-3), 100),
+        matrices=True,
+    ),
     "adapt-global": Entrant(
         '`adapt(optax.sgd(1.0), "global")`',
         lambda: dsa_optax.adapt(optax.sgd(1.0), "global"),

@@ -1,6 +1,8 @@
 """The benchmark of speed measures what it says, and its page shows what it measured."""
 
+import math
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,17 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.shared.problems.halves import DEVELOPMENT
 from benchmarks.shared.timing import Step, paired
-from benchmarks.speed import cold, grid, growth, leaves, page, sections, steps
+from benchmarks.speed import (
+    cold,
+    grid,
+    growth,
+    inside,
+    leaves,
+    nets,
+    page,
+    sections,
+    steps,
+)
 from benchmarks.speed.steps import ENTRANTS, Size
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
@@ -113,8 +125,8 @@ def test_all_reduces_are_counted_with_their_bytes():
 
 
 def test_the_command_keeps_a_section_and_writes_the_page(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(leaves.NETS, 20, lambda: leaves.apart(20))
-    small = lambda: leaves.leaves((20,), ("adam", "muon", "auto-light", "auto"))
+    monkeypatch.setitem(nets.NETS, "a few", lambda: nets.apart(20))
+    small = lambda: leaves.leaves(("a few",), ("adam", "muon", "auto-light", "auto"))
     monkeypatch.setitem(sections.SECTIONS, "leaves", small)
     assert main(["speed", "--sections", "leaves", "--output", str(tmp_path)]) == 0
     kept = pd.read_csv(tmp_path / "speed" / "leaves.csv")
@@ -122,9 +134,43 @@ def test_the_command_keeps_a_section_and_writes_the_page(tmp_path, monkeypatch, 
     assert (kept[["compile_seconds", "milliseconds", "operations"]] > 0).all(axis=None)
     assert kept["machine"].str.contains("JAX").all()
     text = (tmp_path / "speed.md").read_text()
-    assert "Many leaves" in text
-    assert "with init" in text
+    assert page.PARTS["leaves"][0] in text
+    assert "in Adam's compilations" in text
     assert "auto-light" in capsys.readouterr().out
+
+
+def test_ours_are_measured_in_compilations_and_steps_of_another():
+    frame = pd.DataFrame(
+        [("adam", "a", 2.0, 4.0), ("adam", "b", 1.0, 1.0), ("auto", "b", 3.0, 5.0)],
+        columns=["optimizer", "net", "compile_seconds", "milliseconds"],
+    )
+    found = page.beside(frame, "adam")
+    assert found.to_numpy().tolist() == [["auto", "b", 3.0, 5.0]]
+
+
+@pytest.mark.parametrize("name", ["6 of 256×256", "transformer"])
+def test_the_large_nets_are_as_large_as_their_page_says(name):
+    params = jax.eval_shape(lambda: nets.NETS[name]().params)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
+    large = [math.prod(shape) > 2**14 for shape in shapes]
+    assert (len(shapes), sum(large)) == {"6 of 256×256": (6, 6)}.get(name, (198, 74))
+
+
+def test_calls_of_a_folder_are_counted_with_their_moves_and_depth():
+    folder = str(Path(page.__file__).parent)
+    way = lambda call: inside.way_through(call, folder)
+    assert way(lambda: None) == {"calls": 0, "moves": 0, "depth": 0}
+    assert way(lambda: page.label("adam")) == {"calls": 1, "moves": 0, "depth": 1}
+    both = lambda: [page.label("adam"), steps.by_sign()]  # neither calls the other
+    assert way(both) == {"calls": 2, "moves": 0, "depth": 1}
+    assert way(lambda: nets.deep(1))["moves"] == 1  # to steps
+
+
+def test_updates_outside_jit_are_measured():
+    table = inside.inside(("adam", "auto-light"), calls=1).set_index("optimizer")
+    assert table.loc["adam", "calls"] == 0
+    assert 0 < table.loc["auto-light", "moves"] < table.loc["auto-light", "calls"]
+    assert (table[["state", "first_seconds", "milliseconds"]] > 0).all(axis=None)
 
 
 @pytest.mark.parametrize("name", ["adam", "scipy-bfgs", "auto"])
