@@ -10,7 +10,7 @@ import jax
 import pandas as pd
 
 import dsa_optax
-from benchmarks.speed.nets import shallow
+from benchmarks.speed.leaves import shallow
 from benchmarks.speed.steps import ENTRANTS
 
 NAMES = ("adam", "muon", "dsa", "adapt-parameter", "auto-light", "auto")

@@ -19,7 +19,6 @@ from benchmarks.speed import (
     growth,
     inside,
     leaves,
-    nets,
     page,
     sections,
     steps,
@@ -125,7 +124,7 @@ def test_all_reduces_are_counted_with_their_bytes():
 
 
 def test_the_command_keeps_a_section_and_writes_the_page(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(nets.NETS, "a few", lambda: nets.apart(20))
+    monkeypatch.setitem(leaves.NETS, "a few", lambda: leaves.apart(20))
     small = lambda: leaves.leaves(("a few",), ("adam", "muon", "auto-light", "auto"))
     monkeypatch.setitem(sections.SECTIONS, "leaves", small)
     assert main(["speed", "--sections", "leaves", "--output", str(tmp_path)]) == 0
@@ -150,7 +149,7 @@ def test_ours_are_measured_in_compilations_and_steps_of_another():
 
 @pytest.mark.parametrize("name", ["6 of 256×256", "transformer"])
 def test_the_large_nets_are_as_large_as_their_page_says(name):
-    params = jax.eval_shape(lambda: nets.NETS[name]().params)
+    params = jax.eval_shape(lambda: leaves.NETS[name]().params)
     shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
     large = [math.prod(shape) > 2**14 for shape in shapes]
     assert (len(shapes), sum(large)) == {"6 of 256×256": (6, 6)}.get(name, (198, 74))
@@ -163,7 +162,7 @@ def test_calls_of_a_folder_are_counted_with_their_moves_and_depth():
     assert way(lambda: page.label("adam")) == {"calls": 1, "moves": 0, "depth": 1}
     both = lambda: [page.label("adam"), steps.by_sign()]  # neither calls the other
     assert way(both) == {"calls": 2, "moves": 0, "depth": 1}
-    assert way(lambda: nets.deep(1))["moves"] == 1  # to steps
+    assert way(lambda: leaves.deep(1))["moves"] == 1  # to steps
 
 
 def test_updates_outside_jit_are_measured():
