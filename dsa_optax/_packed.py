@@ -307,11 +307,17 @@ def _cut(run: Run, array: jax.Array, place: int) -> jax.Array:
     """The leaf that has a place in a run."""
     if run.begin is not None:
         part = _part(array, run.begin + place * run.size, run.size)
-    elif on_one_device() and len(array) > 1:
+    elif _may_be_ravelled(array):
         part = _part(array.ravel(), place * run.size, run.size)
     else:
         part = array[place]  # which stays spread as it is
     return part.reshape(run.shape)
+
+
+def _may_be_ravelled(array: jax.Array) -> bool:
+    """Whether it has a place for every entry in int32, and no axis is spread."""
+    few = len(array) > 1 and array.size <= np.iinfo(np.int32).max
+    return few and on_one_device() and _explicit_sharding(array) is None
 
 
 def _part(vector: jax.Array, begin: int, size: int) -> jax.Array:

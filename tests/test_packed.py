@@ -190,3 +190,23 @@ def test_leaves_that_are_cut_out_are_programs_of_one_kind():
     program = jax.jit(cut).lower(vector).compile().as_text()
     assert program.count(" gather(") == 60
     assert program.count(" slice(") < 60
+
+
+def test_no_place_in_a_stack_overflows():
+    """More entries than int32 counts: seen in the program alone."""
+    leaf = jax.ShapeDtypeStruct((2**14, 2**14), jnp.bfloat16)
+    both = lambda tree: layout_of(tree).unpack(layout_of(tree).pack(tree))
+    program = jax.make_jaxpr(both)([leaf] * 9)
+    assert "gather" not in str(program)
+
+
+def test_a_mesh_of_one_device_with_explicit_axes():
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        large = jax.device_put(
+            jnp.ones((256, 128)), jax.NamedSharding(mesh, jax.P("x"))
+        )
+        params = {"a": large, "b": large + 1}
+        tx = dsa_optax.adapt(optax.sgd(1.0))
+        updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+    assert jax.tree.map(jax.typeof, updates) == jax.tree.map(jax.typeof, params)
