@@ -374,7 +374,8 @@ def packed(
     """A transformation of trees, made of one of packed trees; as `optax.flatten`.
 
     Both are jitted here, so that JAX compiles one program where users call `update`
-    without a jit of their own, and not one for every operation.
+    without a jit of their own, and not one for every operation; but not where an extra
+    argument is a function.
 
     Args:
       inner: the transformation of packed trees. Its `update` is given the params.

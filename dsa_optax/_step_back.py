@@ -15,7 +15,7 @@ import optax
 
 from dsa_optax import _checks
 from dsa_optax._norms import sizes
-from dsa_optax._packed import Packed, for_state, packed
+from dsa_optax._packed import Packed, for_state, on_one_device, packed
 from dsa_optax._state import StepBackState
 from dsa_optax._trees import inner_products, widest, widest_of, zeros_like
 
@@ -169,9 +169,27 @@ def of_trees(tx: optax.GradientTransformation) -> optax.GradientTransformationEx
         return layout.pack(steps), state
 
     def init(params: Packed) -> Any:
-        return tx.init(params.layout.unpack(params))
+        tree = params.layout.unpack(params)
+        state = tx.init(tree)
+        return state if on_one_device() else _where_params_lie(tx, state, tree)
 
     return unless_back(optax.GradientTransformationExtraArgs(init, update))
+
+
+def _where_params_lie(
+    tx: optax.GradientTransformation, state: Any, params: optax.Params
+) -> Any:
+    """A state whose every leaf like a parameter depends on it; see `filled_like`."""
+
+    def leaf(kept: jax.Array, param: jax.Array) -> jax.Array:
+        if jnp.shape(kept) != jnp.shape(param):
+            return kept
+        return jnp.where(jnp.equal(param, param), kept, kept)
+
+    try:
+        return optax.tree.map_params(tx, leaf, state, params)
+    except Exception:  # what can't say which leaves these are lies where it may
+        return state
 
 
 def _moved(param: jax.Array, before: jax.Array, count: jax.Array) -> jax.Array:

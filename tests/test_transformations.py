@@ -310,6 +310,10 @@ def on_8_devices_large_leaves_are_neither_gathered_nor_moved(tx):
         program = step.lower(params, init(params), x).compile().as_text()
         assert all(entries <= SMALL for _, entries in collectives(program))
     state = tx.init(params)
+    if packs(tx):  # somebody else's zeros too
+        like_w = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (4, 8192)]
+        assert len(like_w) == 2  # the rates and the momentum
+        assert all(leaf.sharding.spec == SPECS["w"] for leaf in like_w)
     for _ in range(2):
         params, state, _ = step(params, state, x)
         assert specs(params) == SPECS
