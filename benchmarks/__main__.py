@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.cutest import command as cutest
+from benchmarks.cutest import page as cutest_page
 from benchmarks.minibatches import command as minibatches
 from benchmarks.minibatches import page as minibatch_page
 from benchmarks.minibatches import polishing_page
@@ -29,7 +31,7 @@ from benchmarks.speed import command as speed
 def write_pages(output: Path) -> None:
     """The page of claims, and those of the races that have records."""
     paper_page.write(output)
-    for page in (race_page, minibatch_page, polishing_page, nist_page):
+    for page in (race_page, minibatch_page, polishing_page, nist_page, cutest_page):
         if (output / page.RECORDS).exists():
             page.write(output)
 
@@ -41,6 +43,7 @@ COMMANDS = (
     *race.COMMANDS,
     *minibatches.COMMANDS,
     *nist.COMMANDS,
+    *cutest.COMMANDS,
     *speed.COMMANDS,
     paper.SENSITIVITY,
     paper.ABLATIONS,
@@ -48,7 +51,8 @@ COMMANDS = (
     Command(
         "page",
         "Writes the page of claims again from the records of a full run, and those of "
-        "the races and of NIST's regressions where there are their records.",
+        "the races, of NIST's regressions and of CUTEst's problems where there are "
+        "their records.",
         lambda options: write_pages(options.output),
         (OUTPUT,),
     ),

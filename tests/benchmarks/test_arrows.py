@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXPERIMENTS = ("paper", "race", "minibatches", "speed")
+EXPERIMENTS = ("paper", "race", "cutest", "minibatches", "speed")
 
 
 def imported(path):

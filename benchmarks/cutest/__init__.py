@@ -1,0 +1,1 @@
+"""CUTEst's unconstrained problems, as sif2jax has them: the runs and their page."""
