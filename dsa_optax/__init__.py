@@ -11,7 +11,13 @@ from dsa_optax._full_batch import (
 )
 from dsa_optax._gradients import make_grad_fn, unmask
 from dsa_optax._plots import plot_learning_rates, plot_step_lengths
-from dsa_optax._state import AdaptState, DSAState, LinearDSAState, StepBackState
+from dsa_optax._state import (
+    AdaptState,
+    DSAState,
+    LinearDSAState,
+    ReachState,
+    StepBackState,
+)
 from dsa_optax._train_step import make_train_step
 from dsa_optax._two_stage import TwoStageState, two_stage
 from dsa_optax._warmup import AdaptiveWarmupState, adaptive_warmup
@@ -23,6 +29,7 @@ __all__ = [
     "DSAState",
     "LinearDSAState",
     "RateSummary",
+    "ReachState",
     "StepBackState",
     "TwoStageState",
     "adapt",

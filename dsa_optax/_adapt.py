@@ -52,7 +52,11 @@ def adapt(
     downhill, or where the gradient (or the `value`, if `update` is given it) isn't
     finite and was before, it led across a wall or a pole: in place of the next step the
     last one is shortened, to a 32nd where it ended uphill and else to a tenth, and the
-    rates fall by as much. The inner optimizer never sees that gradient.
+    rates fall by as much. The inner optimizer never sees that gradient. So it is where
+    `update` is given the `value` and that is above the greatest of the last ten, less a
+    tenth of what the slope promised; then the step is shortened to the minimum of the
+    cubic by its losses and slopes, or to between a tenth and a half. Leave the value
+    out where the loss rises on purpose.
 
     For full-batch training. The noise of mini-batches moves the rates, mostly down,
     until training stands still: there is `adaptive_warmup` for them.
@@ -114,7 +118,8 @@ def adapt(
 
     References:
       Differentiable Self-Adaptive Learning Rate, Eq. 7 (Appendix A), for any direction;
-      Eq. 6 (Sec. 2.2.4).
+      Eq. 6 (Sec. 2.2.4); Grippo, Lampariello and Lucidi, `A nonmonotone line search
+      technique for Newton's method <https://doi.org/10.1137/0723046>`_, 1986.
     """
     options = Options(
         init_log2_lr,

@@ -11,16 +11,13 @@ from dsa_optax._bfgs import bfgs_direction
 from dsa_optax._blend import summed
 from dsa_optax._lbfgs import lbfgs_direction
 from dsa_optax._muon import muon_direction
-from dsa_optax._norms import longest_step, root_mean_squares
 from dsa_optax._packed import Packed
 from dsa_optax._rates import Options, adapted
-from dsa_optax._step_back import Verdict, guarded, unless_back
+from dsa_optax._reach import reaching
+from dsa_optax._step_back import guarded, unless_back
 
 FEW = 1000
 """Up to so many parameters the inverse Hessian is kept as a matrix."""
-
-REACH = 0.2
-"""The longest quasi-Newton step of a tensor, as a share of its root mean square."""
 
 
 def auto_dsa(
@@ -38,12 +35,15 @@ def auto_dsa(
     2. the direction of Muon (matrices orthogonalised, other tensors by AdamW), with one
        rate for every tensor;
     3. the direction of BFGS (for up to 1,000 parameters) or L-BFGS (for more), with one
-       rate for all, in place of its line search, and no longer than a fifth of any
-       tensor.
+       rate for all and a reach (the longest step of any tensor) in place of its line
+       search.
 
     Each rate follows the slope of the loss along its own direction, as `adapt` says, so
     that the direction that serves the problem carries the step. A step across a wall, a
-    pole, or to where the gradient isn't finite is taken back, and tried shorter. Rates
+    pole, or to where the gradient isn't finite is taken back, and tried shorter. Give
+    `update` the loss, as `value`: so is then a step onto a plateau, which slopes don't
+    tell, and up to 1,000 parameters the reach finds itself. Without it (leave it out
+    where the loss rises on purpose) no step exceeds a fifth of any tensor. Rates
     and bounds are relative to the size that each tensor begins with, so that the units
     of the params (in float32 from 1e-18 to 1e18) don't matter, but to L-BFGS those of
     tensors beside each other. An update costs one gradient.
@@ -69,7 +69,8 @@ def auto_dsa(
 
     Returns:
       A transformation whose `update` needs the gradient, the state and the params. Its
-      state is a `StepBackState` around a `BlendState`, packed as that of `adapt`.
+      state is a `StepBackState` around a `BlendState`, packed as that of `adapt`; that
+      of its third part is a `ReachState`.
 
     Raises:
       TypeError: if `memory_size` is not an integer, or traced by JAX.
@@ -106,13 +107,7 @@ def auto_dsa(
         adapted(muon, "tensor", options),
     ]
     if memory_size:
-        # A quasi-Newton step is meant to be taken whole, and no longer; and the
-        # direction is within its bound already.
-        whole = options._replace(
-            init_log2_lr=-2.0, max_log2_lr=0.0, max_relative_step=None
-        )
-        direction = optax.chain(_quasi_newton(memory_size), _within_reach(REACH))
-        parts.append(adapted(direction, "global", whole))
+        parts.append(reaching(_quasi_newton(memory_size), FEW, state_dtype))
     return guarded(summed(*parts), passes_on=False)
 
 
@@ -138,32 +133,6 @@ def _quasi_newton(memory_size: int) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(
         lambda params: fit_for(params).init(params), update
     )
-
-
-def _within_reach(share: float) -> optax.GradientTransformationExtraArgs:
-    """Shortens a packed direction as a whole, so that it takes no tensor too far.
-
-    Args:
-      share: what the root mean square of a tensor's part may be at the most, as a share
-        of the tensor's own.
-    """
-
-    def update(
-        updates: Packed,
-        state: Any,
-        params: Packed,
-        *,
-        verdict: Verdict,
-        **extra_args: Any,
-    ) -> tuple[Packed, Any]:
-        del extra_args
-        lengths = root_mean_squares(updates)
-        longest = longest_step(params, verdict.sizes, share).astype(lengths.dtype)
-        shares = longest / jnp.maximum(lengths, jnp.finfo(lengths.dtype).tiny)
-        factor = jnp.min(shares, initial=1.0)
-        return jax.tree.map(lambda d: factor.astype(d.dtype) * d, updates), state
-
-    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 def _descend_by_sign() -> optax.GradientTransformationExtraArgs:

@@ -19,12 +19,18 @@ class BFGSState(NamedTuple):
       inverse: H, the estimate of the inverse Hessian, shape (n, n).
       product: H times the gradient, shape (n,).
       sound: whether that led downhill. If not, H begins again; so at the start.
+      taught: whether H has learnt from a step since it began, a boolean scalar.
     """
 
     grads: jax.Array
     inverse: jax.Array
     product: jax.Array
     sound: jax.Array
+    taught: jax.Array
+
+
+MANY = 10
+"""Of more parameters the first pair may scale H down, and not only up."""
 
 
 def bfgs_direction() -> optax.GradientTransformationExtraArgs:
@@ -38,9 +44,11 @@ def bfgs_direction() -> optax.GradientTransformationExtraArgs:
 
     all of it in units of the size that each tensor began with. H begins as the
     identity, or as more of it where the gradient is so small (a loss in other units)
-    that Hg would be shorter than 1. It is never scaled to the curvature: what it
-    overestimates one step tells, and what it underestimates takes many. One product
-    with H serves both Hy and Hg.
+    that Hg would be shorter than 1. Before it learns from a pair it is scaled up to
+    :math:`s^\top y / y^\top H y` times itself, but never down: what it overestimates
+    one step tells, and what it underestimates takes many. Only the first pair, where
+    there are more than 10 parameters, scales it down as well: to be taught their many
+    directions one by one takes longer. One product with H serves both Hy and Hg.
 
     Without a clearly positive curvature H stays; where rounding spoils the direction,
     that is zero, and H begins again. So the direction wants a bound on its length.
@@ -60,6 +68,7 @@ def bfgs_direction() -> optax.GradientTransformationExtraArgs:
             inverse=jnp.zeros((zeros.size, zeros.size), zeros.dtype),
             product=jnp.zeros_like(zeros),
             sound=jnp.array(False),
+            taught=jnp.array(False),
         )
 
     def update(
@@ -96,20 +105,33 @@ def _learnt(step: jax.Array, grads: jax.Array, state: BFGSState) -> BFGSState:
     before = jnp.where(state.sound, state.product, begun * state.grads)
     turned = product - before  # Hy
     step, turn, turned = (jnp.where(useful, x, 0) for x in (step, turn, turned))
+    growth = _growth(curvature, jnp.vdot(turn, turned))
+    first = ~state.taught & (len(grads) > MANY)
+    grown = jnp.where(first, growth, jnp.maximum(growth, 1))
+    product, turned = grown * product, grown * turned
     along = rho * (1 + rho * jnp.vdot(turn, turned)) * step - rho * turned
     # H' = H + s aᵀ − ρ Hy sᵀ, and so is its product with the gradient.
     identity = begun * jnp.eye(len(grads), dtype=grads.dtype)
     inverse = jnp.where(state.sound, state.inverse, identity)
-    inverse = inverse + jnp.outer(step, along) - jnp.outer(rho * turned, step)
+    inverse = grown * inverse + jnp.outer(step, along) - jnp.outer(rho * turned, step)
     product = product + step * jnp.vdot(along, grads)
     product = product - rho * turned * jnp.vdot(step, grads)
     slope = jnp.vdot(product, grads)
+    sound = ((slope > 0) | (norm == 0)) & jnp.isfinite(jnp.linalg.norm(product))
     return BFGSState(
         grads=grads,
         inverse=inverse,
         product=product,
-        sound=((slope > 0) | (norm == 0)) & jnp.isfinite(jnp.linalg.norm(product)),
+        sound=sound,
+        taught=sound & (state.taught | useful),
     )
+
+
+def _growth(curvature: jax.Array, expected: jax.Array) -> jax.Array:
+    """s'y / y'Hy: what H must be scaled by to be as long as the last pair says."""
+    known = expected > 0
+    growth = curvature / jnp.where(known, expected, 1)
+    return jnp.where(known & jnp.isfinite(growth) & (growth > 0), growth, 1)
 
 
 def _flat(tree: Any) -> jax.Array:

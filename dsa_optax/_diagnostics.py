@@ -13,10 +13,11 @@ from dsa_optax._state import (
     AdaptState,
     DSAState,
     LinearDSAState,
+    ReachState,
     log2_rates,
 )
 
-_State: TypeAlias = AdaptState | DSAState | LinearDSAState
+_State: TypeAlias = AdaptState | ReachState | DSAState | LinearDSAState
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 # Sorting a large leaf would cost more than an update of it.

@@ -160,7 +160,7 @@ FIRST_LOG2_LR = -10.0
 
 
 class Options(NamedTuple):
-    """What `adapt` takes; a `max_relative_step` of None bounds no step."""
+    """What `adapt` takes."""
 
     init_log2_lr: ArrayLike | None = None
     decrease: ArrayLike = 1.0
@@ -168,7 +168,7 @@ class Options(NamedTuple):
     first_increase: ArrayLike = 1.0
     min_log2_lr: ArrayLike = LEAST_LOG2_LR
     max_log2_lr: ArrayLike = 126.0
-    max_relative_step: Any = 0.2
+    max_relative_step: ArrayLike = 0.2
     state_dtype: Any | None = None
 
 
@@ -215,13 +215,13 @@ def adapted(
         raw, inner_state = inner.update(
             updates, state.inner, params, verdict=verdict, **extra_args
         )
-        directions = jax.tree.map(_finite_or_zero, working_precision(raw, old))
+        directions = jax.tree.map(finite_or_zero, working_precision(raw, old))
         if granularity == "parameter":
             directions = jax.tree.map(_still_where, too_far, directions)
         rates = _within_bounds(options, kind, turned, directions, params, verdict.sizes)
         lengths = kind.of_entries(jax.tree.map(_step_size, rates), layout)
         slopes = kind.of_entries(kind.product(grads, directions), layout)
-        compass = jax.tree.map(_over_slope, slopes, directions)
+        compass = jax.tree.map(over_slope, slopes, directions)
 
         fallen = jax.tree.map(partial(_fallen, options, verdict.octaves), old)
         rates = jax.tree.map(partial(jnp.where, back), fallen, rates)
@@ -264,8 +264,6 @@ def _within_bounds(
     sizes: jax.Array,
 ) -> Any:
     """The rates, of which none is out of its bounds or steps too far."""
-    if options.max_relative_step is None:
-        return jax.tree.map(partial(_bounded, options, jnp.inf), rates)
     reached = working_precision(params, rates)
     longest = longest_step(reached, sizes, options.max_relative_step)
     most = jax.lax.stop_gradient(kind.most(directions, longest))
@@ -287,7 +285,7 @@ def _fallen(options: Options, octaves: jax.Array, rate: jax.Array) -> jax.Array:
     return jnp.maximum(rate + octaves.astype(rate.dtype), jnp.minimum(rate, floor))
 
 
-def _finite_or_zero(x: jax.Array) -> jax.Array:
+def finite_or_zero(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(x), x, 0)
 
 
@@ -295,7 +293,7 @@ def _still_where(too_far: jax.Array, direction: jax.Array) -> jax.Array:
     return jnp.where(too_far, 0, direction)
 
 
-def _over_slope(slope: jax.Array, direction: jax.Array) -> jax.Array:
+def over_slope(slope: jax.Array, direction: jax.Array) -> jax.Array:
     """d / −|slope|: its product with the next gradient is the ratio of the slopes.
 
     Zero for a direction that does not descend: it tells nothing.

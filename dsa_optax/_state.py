@@ -69,6 +69,8 @@ class StepBackState(NamedTuple):
       share: what is left of the step as it was first taken, a scalar.
       backs: number of steps back so far, an int32 scalar.
       sizes: the root mean square of each tensor at the start, a vector.
+      values: the last ten losses that were accepted, as `update` was given them
+        (`value`), the one of update n at n modulo ten; −∞ where it was given none.
       inner: an `AdaptState` or a `BlendState`.
     """
 
@@ -80,6 +82,7 @@ class StepBackState(NamedTuple):
     share: jax.Array
     backs: jax.Array
     sizes: jax.Array
+    values: jax.Array
     inner: optax.OptState
 
 
@@ -101,6 +104,29 @@ class AdaptState(NamedTuple):
 
     log2_lr: optax.Params
     searching: Any
+    compass: Any
+    inner: optax.OptState
+    start: jax.Array
+    bounds: jax.Array
+
+
+class ReachState(NamedTuple):
+    """State of the third direction of `auto_dsa`, within a `BlendState`.
+
+    Attributes:
+      log2_lr: η, the log2 of the share of the direction that is taken, a scalar.
+      log2_reach: how long the direction may be, the log2 of a share of the size of any
+        tensor, a scalar.
+      cut: whether it was longer at the last step, a boolean scalar.
+      compass: as in `AdaptState`.
+      inner: the state of what gives the direction.
+      start: the η that it began with, a scalar.
+      bounds: the least and the greatest η allowed, shape (2,).
+    """
+
+    log2_lr: jax.Array
+    log2_reach: jax.Array
+    cut: jax.Array
     compass: Any
     inner: optax.OptState
     start: jax.Array

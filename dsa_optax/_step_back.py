@@ -3,8 +3,12 @@
 With s what the last step moved, and r = −⟨g, s⟩ / |⟨g₋, s⟩|, the ratio of the slopes
 along it at its end and at its start:
 
-    back     θ' = θ − (1 − t) s,  η' = η + log2 t      where r is out of range
+    back     θ' = θ − (1 − t) s,  η' = η + log2 t      where r is out of range, or where
+                                                       L > max(L₋, …) + γ ⟨g₋, s⟩
     on       θ' = θ + step(g)                          elsewhere
+
+The loss L is asked where `update` is given it as `value`. Slopes alone deceive: on a
+plateau, where a step far too long may end, there is none.
 """
 
 from typing import Any, NamedTuple
@@ -30,6 +34,18 @@ SHARE_OF_A_LONG_STEP = 1 / 32
 
 SHARE_OF_A_LOST_STEP = 0.1
 """What is left of one that ends where its slope tells nothing."""
+
+WINDOW = 10
+"""A loss is compared with the greatest of the last so many that were accepted."""
+
+DESCENT = 0.1
+"""γ: it must be lower than that by this share of what the slope promised."""
+
+ROUNDINGS = 8
+"""But for so many of its roundings."""
+
+SHARES_BY_THE_LOSS = 0.1, 0.5
+"""The least and the most that is left of a step whose end the loss refuses."""
 
 
 class Verdict(NamedTuple):
@@ -70,6 +86,7 @@ def stepping_back(
             share=jnp.ones([], dtype),
             backs=jnp.zeros([], jnp.int32),
             sizes=sizes(params),
+            values=jnp.full(WINDOW, UNKNOWN, dtype),
             inner=inner.init(params),
         )
 
@@ -78,9 +95,12 @@ def stepping_back(
     ) -> tuple[Packed, StepBackState]:
         before = params.layout.of_state(state.before)
         _checks.same_shapes("state (its last step)", before.arrays, params.arrays)
-        spoilt = _count_not_finite((updates, extra_args.get("value")))
+        value = extra_args.get("value")
+        spoilt = _count_not_finite((updates, value))
         moved = jax.tree.map(lambda p, b: _moved(p, b, state.count), params, before)
-        share = jax.lax.stop_gradient(_share_to_keep(updates, moved, spoilt, state))
+        share = jax.lax.stop_gradient(
+            _share_to_keep(updates, moved, spoilt, value, state)
+        )
         back = share < 1
         seen = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g) & ~back, g, 0), updates)
 
@@ -105,6 +125,7 @@ def stepping_back(
             share=either(share * state.share, jnp.ones_like(share)),
             backs=state.backs + back.astype(jnp.int32),
             sizes=state.sizes,
+            values=either(state.values, _with_value(value, state)),
             inner=inner_state,
         )
 
@@ -198,7 +219,11 @@ def _moved(param: jax.Array, before: jax.Array, count: jax.Array) -> jax.Array:
 
 
 def _share_to_keep(
-    grads: Packed, moved: Packed, spoilt: jax.Array, state: StepBackState
+    grads: Packed,
+    moved: Packed,
+    spoilt: jax.Array,
+    value: jax.Array | None,
+    state: StepBackState,
 ) -> jax.Array:
     """t: 1 where the last step may stay as it is."""
     dtype = state.slope.dtype
@@ -211,12 +236,69 @@ def _share_to_keep(
     lost = (spoilt > state.spoilt) | (ratio > STEEPEST_FALL)
     too_far = lost | (ratio < -STEEPEST_RISE)
     share = jnp.where(lost, SHARE_OF_A_LOST_STEP, SHARE_OF_A_LONG_STEP).astype(dtype)
+    if value is not None:
+        refused, by_loss = _asked(value, reached, state)
+        share = jnp.where(too_far, share, by_loss)
+        too_far = too_far | refused
     # A wrapper that moves the params on its own (a mean of them, say) must not have
     # that undone; and what is wrong where a step has shrunk to nothing is not the step.
     as_meant = (square > state.square / 4) & (square < 4 * state.square)
     left = state.share > jnp.finfo(dtype).eps
     back = known & too_far & as_meant & left
     return jnp.where(back, share, jnp.ones_like(share))
+
+
+# The loss -----------------------------------------------------------------------------
+
+UNKNOWN = -jnp.inf
+"""In place of a loss that wasn't given, or is no number."""
+
+
+def _asked(
+    value: jax.Array, reached: jax.Array, state: StepBackState
+) -> tuple[jax.Array, jax.Array]:
+    """Whether the loss refuses the end of the last step, and what then is kept of it.
+
+    That is the minimum of the cubic through the losses and the slopes at both ends.
+
+    Args:
+      value: the loss at its end.
+      reached: the slope along it there.
+      state: with the slope at its start.
+    """
+    dtype = state.slope.dtype
+    last, highest = state.values[(state.count - 1) % WINDOW], jnp.max(state.values)
+    known = jnp.isfinite(last) & jnp.isfinite(highest)
+    last, highest = (jnp.where(known, x, 0) for x in (last, highest))
+    slack = ROUNDINGS * _rounding(value) * jnp.abs(highest)
+    promised = jnp.maximum(-state.slope, 0)
+    value = jnp.asarray(value, dtype)
+    refused = known & (value > highest + slack - DESCENT * promised)
+
+    # In units of the slope at the start, so that no square overflows that needn't.
+    unit = jnp.maximum(jnp.abs(state.slope), jnp.finfo(dtype).tiny)
+    begin, end = state.slope / unit, reached / unit
+    bend = begin + end - 3 * (value - last) / unit
+    root = jnp.sqrt(jnp.maximum(bend**2 - begin * end, 0))
+    minimum = 1 - (end + root - bend) / (end - begin + 2 * root)
+    least, most = SHARES_BY_THE_LOSS
+    share = jnp.clip(jnp.where(jnp.isfinite(minimum), minimum, least), least, most)
+    return refused, share.astype(dtype)
+
+
+def _with_value(value: jax.Array | None, state: StepBackState) -> jax.Array:
+    """The last losses with this one."""
+    dtype = state.values.dtype
+    new = jnp.asarray(UNKNOWN if value is None else value, dtype)
+    new = jnp.where(jnp.isfinite(new), new, UNKNOWN)
+    return state.values.at[state.count % WINDOW].set(jax.lax.stop_gradient(new))
+
+
+def _rounding(value: jax.Array) -> float:
+    """The relative spacing of the numbers that a loss is one of."""
+    dtype = jnp.result_type(value)
+    exact = not jnp.issubdtype(dtype, jnp.floating)
+    return float(jnp.finfo(jnp.float32 if exact else dtype).eps)
 
 
 def _count_not_finite(tree: Any) -> jax.Array:

@@ -15,6 +15,7 @@ def make_train_step(
     *,
     has_aux: bool = False,
     donate: bool = True,
+    pass_value: bool = True,
 ) -> Callable[..., tuple[Any, ...]]:
     """Assembles a jitted train step from a loss and an optimizer.
 
@@ -31,6 +32,9 @@ def make_train_step(
         is given. They can't be used again afterwards: keep `donate=False` if you need
         the old ones, or if the optimizer's first state shares memory with the params
         (as that of `optax.lbfgs` does).
+      pass_value: whether the optimizer is handed the loss. `auto_dsa`, `adapt` and
+        `blend` take a step back where it rises; False is for a loss that rises on
+        purpose, by new data or a penalty that grows. (`optax.lbfgs` needs it.)
 
     Returns:
       `step(params, state, *args, **kwargs)`, which returns `(params, state, value)`, or
@@ -66,11 +70,12 @@ def make_train_step(
         value, grads = value_and_grad(params, *args, **kwargs)
         value, *aux = value if has_aux else (value,)
         value_fn = make_value_fn(loss_fn, *args, has_aux=has_aux, **kwargs)
+        witness = {"value": value} if pass_value else {}
         updates, state = tx.update(
             grads,
             state,
             params,
-            value=value,
+            **witness,
             grad=grads,
             value_fn=lambda masked: value_fn(unmask(masked, params)),
         )

@@ -50,6 +50,7 @@ class Adapt:
     min_log2_lr: float = -126.0
     least_size: float = 0.05
     grads: list = field(default_factory=list)
+    values: list = field(default_factory=list)
     sizes: np.ndarray | None = None
     backs: int = 0
 
@@ -83,22 +84,24 @@ class Adapt:
             if group[0] in tensor
         )
 
-    def step(self, theta, g):
-        """The step from θ with the gradient there; the rates move on."""
+    def step(self, theta, g, value=None):
+        """The step from θ with the gradient (and the loss) there; the rates move on."""
         if self.sizes is None:
             self.begin(theta)
         spoilt = np.sum(~np.isfinite(g))
         g = np.where(np.isfinite(g), g, 0.0)
         moved = theta - self.before
-        share = self.share_to_keep(g, moved, spoilt)
+        share = self.share_to_keep(g, moved, spoilt, value)
         if share < 1:
             return self.back(share, moved)
+        if value is not None:
+            self.values.append(value)
         step = self.on(theta, g)
         self.before, self.square = theta, step @ step
         self.slope, self.spoilt, self.left = g @ step, spoilt, 1.0
         return step
 
-    def share_to_keep(self, g, moved, spoilt):
+    def share_to_keep(self, g, moved, spoilt, value):
         """How much of the last step may stay."""
         as_meant = self.square / 4 < moved @ moved < 4 * self.square
         gone = self.left <= np.finfo(np.float64).eps
@@ -107,7 +110,28 @@ class Adapt:
         r = (g @ moved) / -abs(self.slope)
         if spoilt > self.spoilt or r > 1000:
             return 0.1
-        return 1 / 32 if r < -100 else 1.0
+        if r < -100:
+            return 1 / 32
+        if value is not None and self.refused(value):
+            return np.clip(self.cubic(value, g @ moved), 0.1, 0.5)
+        return 1.0
+
+    def refused(self, value):
+        """By the rule of Grippo, Lampariello and Lucidi, over ten losses."""
+        highest = max(self.values[-10:])
+        slack = 8 * np.finfo(np.float64).eps * abs(highest)
+        return value > highest + slack + 0.1 * min(self.slope, 0)
+
+    def cubic(self, value, reached):
+        """Where the cubic is least that fits losses and slopes at 0 and 1."""
+        last = self.values[-1]
+        c = np.linalg.solve(
+            [[0, 0, 0, 1], [0, 0, 1, 0], [1, 1, 1, 1], [3, 2, 1, 0]],
+            [last, self.slope, value, reached],
+        )
+        a, b = 3 * c[0], c[1]
+        inner = max(b * b - a * c[2], 0.0)
+        return (np.sqrt(inner) - b) / a
 
     def back(self, share, moved):
         """Shortens the last step, and the rates with it."""
@@ -168,13 +192,46 @@ class Adapt:
         return eta
 
 
-def trajectory(run, theta, gradient, steps):
+def trajectory(run, theta, gradient, steps, loss=None):
     """θ and η after each of the steps, a row per step."""
     rows = []
     for _ in range(steps):
-        theta = theta + run.step(theta, gradient(theta))
+        value = None if loss is None else loss(theta)
+        theta = theta + run.step(theta, gradient(theta), value)
         rows.append((theta, run.eta.copy()))
     return tuple(np.stack(column) for column in zip(*rows, strict=True))
+
+
+@dataclass
+class Reach:
+    """The rate and the reach of one direction for all, with the loss asked."""
+
+    sizes: np.ndarray
+    eta: float = 0.0
+    reach: float = np.log2(0.4)
+    cut: bool = False
+    last: tuple | None = None
+
+    def step(self, theta, g, direction, tensors):
+        """The step; `tensors` has the places of each, `direction` is g's."""
+        if self.last is not None:
+            last_g, last_d = self.last
+            r = (g @ last_d) / (last_g @ last_d)
+            move = np.inf if r >= 1 else -np.log2(1 - r)
+            if self.cut:
+                moved = self.reach + np.clip(move, -1, 0.5)
+                self.reach = np.clip(moved, np.log2(0.02), np.log2(10))
+            else:
+                self.eta = min(self.eta + np.clip(move, -1, 1), 1.0)
+        shares = [1.0]
+        for size, tensor in zip(self.sizes, tensors, strict=True):
+            now = np.sqrt(np.mean(theta[tensor] ** 2))
+            longest = 2.0**self.reach * max(now, 0.05 * size)
+            shares.append(longest / np.sqrt(np.mean(direction[tensor] ** 2)))
+        self.cut = min(shares) < 1
+        d = min(shares) * direction
+        self.last = (g, d)
+        return 2.0**self.eta * d
 
 
 # Quasi-Newton. ------------------------------------------------------------------------
@@ -213,11 +270,14 @@ def bfgs_directions(thetas, grads, units):
     """The direction of BFGS at each of the points, in these units of the params."""
     thetas, grads = thetas / units, grads * units
     h = np.eye(len(units)) * max(1.0, 1 / np.linalg.norm(grads[0]))
-    directions = []
+    directions, first = [], True
     for t, g in enumerate(grads):
         if t:
             s, y = thetas[t] - thetas[t - 1], g - grads[t - 1]
             if s @ y > np.finfo(float).eps * np.linalg.norm(s) * np.linalg.norm(y):
+                growth = (s @ y) / (y @ h @ y)
+                h = h * (growth if first and len(units) > 10 else max(growth, 1.0))
+                first = False
                 left = np.eye(len(units)) - np.outer(s, y) / (s @ y)
                 h = left @ h @ left.T + np.outer(s, s) / (s @ y)
         directions.append(-h @ g * units)

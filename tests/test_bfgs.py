@@ -37,6 +37,25 @@ def test_it_is_the_formulas(curvatures, scale):
     np.testing.assert_allclose(found / largest, expected / largest, atol=1e-7)
 
 
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_the_first_pair_of_many_parameters_scales_it_down_as_well(repeats):
+    curvatures = np.tile(POSITIVE, repeats)
+    random = np.random.default_rng(1)
+    steps = random.normal(size=(12, len(curvatures)))
+    thetas = np.cumsum(steps, axis=0)
+    grads = 1e3 * curvatures * thetas
+    tx, state = of_trees(bfgs_direction()), None
+    found = []
+    for theta, grad in zip(thetas, grads, strict=True):
+        theta, grad = jnp.asarray(theta), jnp.asarray(grad)
+        state = tx.init(theta) if state is None else state
+        direction, state = tx.update(grad, state, theta)
+        found.append(np.asarray(direction))
+    unit = np.full(len(curvatures), np.sqrt(np.mean(thetas[0] ** 2)))
+    expected = bfgs_directions(thetas, grads, unit)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+
+
 def test_it_is_newtons_once_it_has_met_every_curvature():
     tx, curvatures = of_trees(bfgs_direction()), jnp.asarray([1.0, 3.0, 20.0])
     w = jnp.asarray([1.0, -2.0, 0.5])

@@ -120,7 +120,7 @@ def test_the_light_form_leaves_the_memory_out():
 def test_few_parameters_have_a_matrix_and_many_a_memory(count, dense):
     tx = dsa_optax.auto_dsa(2)
     state = jax.eval_shape(tx.init, {"a": jnp.ones(count - 1), "b": jnp.ones(())})
-    direction = state.inner.parts[2].inner[0]
+    direction = state.inner.parts[2].inner
     shape = direction.inverse.shape
     assert shape == ((count, count) if dense else (2, 2))
 
@@ -147,7 +147,7 @@ def test_one_compilation_donation_checkpoint_and_vmap():
     params, state = jax.tree.map(jnp.copy, start), tx.init(start)
     for _ in range(5):
         parts = state.inner.parts
-        given = (params, parts[0].log2_lr, parts[2].inner[0].inverse)
+        given = (params, parts[0].log2_lr, parts[2].inner.inverse)
         params, state, _ = step(params, state)
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
     assert len(traces) <= 2
