@@ -4,8 +4,11 @@ The direction is meant to be taken whole (η = 0), and is cut where it would tak
 tensor farther than the reach ρ, a share of the tensor's size. One ratio of slopes moves
 one of the two, whichever it was that held the last step:
 
-    cut      ρ' = adapt(ρ, r)    η' = η        d' = d · min(1, 2^ρ size / |d|)
-    whole    η' = adapt(η, r)    ρ' = ρ
+    cut, and η ≥ −3   ρ' = adapt(ρ, r)    η' = η    d' = d · min(1, 2^ρ size / |d|)
+    else              η' = adapt(η, r)    ρ' = ρ
+
+(A rate that fell far rises again before the reach does, or it would stay where it is
+for as long as the direction is cut.)
 
 A loss that isn't asked can't tell where a long step has led. And by a long step a net's
 loss may fall, while its units are saturated for good. So without the loss, and for many
@@ -36,6 +39,9 @@ from dsa_optax._trees import (
 
 FIRST_REACH = 0.4
 """The longest step of a tensor at first, as a share of its root mean square."""
+
+FALLEN = -3.0
+"""A log2 rate below this rises before the reach does."""
 
 CAUTIOUS = 1 / 8, 0.2
 """What a cautious step uses of the reach, and the longest that it is."""
@@ -127,6 +133,11 @@ def reaching(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _held_by_reach(state: ReachState) -> jax.Array:
+    """Whether it was the reach that kept the last step from being longer."""
+    return state.cut & (state.log2_lr >= FALLEN)
+
+
 def _adapted(ratio: jax.Array, state: ReachState) -> tuple[jax.Array, jax.Array]:
     """The rate and the reach after a step that stays."""
     rate, reach = state.log2_lr, state.log2_reach
@@ -134,14 +145,15 @@ def _adapted(ratio: jax.Array, state: ReachState) -> tuple[jax.Array, jax.Array]
     turned = jnp.clip(turned, LEAST_LOG2_LR, HIGHEST_LOG2_LR)
     reached = _rules.secant_adaptation(reach, ratio, decrease=1.0, increase=INCREASE)
     reached = jnp.clip(reached, *map(math.log2, REACHES))
-    return jnp.where(state.cut, rate, turned), jnp.where(state.cut, reached, reach)
+    held = _held_by_reach(state)
+    return jnp.where(held, rate, turned), jnp.where(held, reached, reach)
 
 
 def _fallen(octaves: jax.Array, state: ReachState) -> tuple[jax.Array, jax.Array]:
     """Both after a step back; what the reach can't fall the rate does."""
     octaves = octaves.astype(state.log2_lr.dtype)
     may = jnp.minimum(math.log2(REACHES[0]) - state.log2_reach, 0).astype(octaves.dtype)
-    of_reach = jnp.where(state.cut, jnp.maximum(octaves, may), 0)
+    of_reach = jnp.where(_held_by_reach(state), jnp.maximum(octaves, may), 0)
     rate = jnp.maximum(state.log2_lr + octaves - of_reach, LEAST_LOG2_LR)
     return rate, state.log2_reach + of_reach
 

@@ -70,7 +70,8 @@ class StepBackState(NamedTuple):
       backs: number of steps back so far, an int32 scalar.
       sizes: the root mean square of each tensor at the start, a vector.
       values: the last ten losses that were accepted, as `update` was given them
-        (`value`), the one of update n at n modulo ten; −∞ where it was given none.
+        (`value`), the one of update n at n modulo ten; the least finite number where
+        it was given none.
       inner: an `AdaptState` or a `BlendState`.
     """
 

@@ -86,7 +86,7 @@ def stepping_back(
             share=jnp.ones([], dtype),
             backs=jnp.zeros([], jnp.int32),
             sizes=sizes(params),
-            values=jnp.full(WINDOW, UNKNOWN, dtype),
+            values=jnp.full(WINDOW, _unknown(dtype), dtype),
             inner=inner.init(params),
         )
 
@@ -250,8 +250,10 @@ def _share_to_keep(
 
 # The loss -----------------------------------------------------------------------------
 
-UNKNOWN = -jnp.inf
-"""In place of a loss that wasn't given, or is no number."""
+
+def _unknown(dtype: Any) -> float:
+    """In place of a loss that wasn't given, or is no number. A state is finite."""
+    return float(jnp.finfo(dtype).min)
 
 
 def _asked(
@@ -268,12 +270,12 @@ def _asked(
     """
     dtype = state.slope.dtype
     last, highest = state.values[(state.count - 1) % WINDOW], jnp.max(state.values)
-    known = jnp.isfinite(last) & jnp.isfinite(highest)
+    # Where the step pointed uphill, as momentum may, a rise is no surprise.
+    known = (last > _unknown(dtype)) & (state.slope < 0)
     last, highest = (jnp.where(known, x, 0) for x in (last, highest))
     slack = ROUNDINGS * _rounding(value) * jnp.abs(highest)
-    promised = jnp.maximum(-state.slope, 0)
     value = jnp.asarray(value, dtype)
-    refused = known & (value > highest + slack - DESCENT * promised)
+    refused = known & (value > highest + slack + DESCENT * state.slope)
 
     # In units of the slope at the start, so that no square overflows that needn't.
     unit = jnp.maximum(jnp.abs(state.slope), jnp.finfo(dtype).tiny)
@@ -289,8 +291,9 @@ def _asked(
 def _with_value(value: jax.Array | None, state: StepBackState) -> jax.Array:
     """The last losses with this one."""
     dtype = state.values.dtype
-    new = jnp.asarray(UNKNOWN if value is None else value, dtype)
-    new = jnp.where(jnp.isfinite(new), new, UNKNOWN)
+    unknown = _unknown(dtype)
+    new = jnp.asarray(unknown if value is None else value, dtype)
+    new = jnp.where(jnp.isfinite(new), new, unknown)
     return state.values.at[state.count % WINDOW].set(jax.lax.stop_gradient(new))
 
 

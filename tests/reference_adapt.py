@@ -112,7 +112,7 @@ class Adapt:
             return 0.1
         if r < -100:
             return 1 / 32
-        if value is not None and self.refused(value):
+        if value is not None and self.slope < 0 and self.refused(value):
             return np.clip(self.cubic(value, g @ moved), 0.1, 0.5)
         return 1.0
 
@@ -120,7 +120,7 @@ class Adapt:
         """By the rule of Grippo, Lampariello and Lucidi, over ten losses."""
         highest = max(self.values[-10:])
         slack = 8 * np.finfo(np.float64).eps * abs(highest)
-        return value > highest + slack + 0.1 * min(self.slope, 0)
+        return value > highest + slack + 0.1 * self.slope
 
     def cubic(self, value, reached):
         """Where the cubic is least that fits losses and slopes at 0 and 1."""
@@ -218,7 +218,7 @@ class Reach:
             last_g, last_d = self.last
             r = (g @ last_d) / (last_g @ last_d)
             move = np.inf if r >= 1 else -np.log2(1 - r)
-            if self.cut:
+            if self.cut and self.eta >= -3:
                 moved = self.reach + np.clip(move, -1, 0.5)
                 self.reach = np.clip(moved, np.log2(0.02), np.log2(10))
             else:

@@ -184,7 +184,7 @@ def test_no_run_ends_above_its_start(name, seed, unit):
 def test_without_the_value_no_loss_is_remembered():
     tx = dsa_optax.auto_dsa()
     _, state = losses_of(tx, basin, jnp.ones(3), 5, with_value=False)
-    assert np.all(np.isneginf(state.values))
+    assert np.all(state.values == np.finfo(np.float64).min)
 
 
 def test_a_loss_may_rise_where_it_is_not_asked():
@@ -199,7 +199,7 @@ def test_a_loss_may_rise_where_it_is_not_asked():
         updates, state = update(g, state, params, **extra)
         params = optax.apply_updates(params, updates)
     assert int(state.backs) == 0
-    assert np.all(np.isneginf(state.values))
+    assert np.all(state.values == np.finfo(np.float64).min)
 
 
 def test_a_value_that_is_no_number_is_not_remembered():
@@ -208,7 +208,7 @@ def test_a_value_that_is_no_number_is_not_remembered():
     for value in (jnp.inf, 1.0):
         updates, state = tx.update(params, state, params, value=jnp.asarray(value))
         params = optax.apply_updates(params, updates)
-    assert int(np.sum(np.isfinite(state.values))) == 1
+    assert int(np.sum(state.values > np.finfo(np.float64).min)) == 1
 
 
 # Fits. --------------------------------------------------------------------------------
