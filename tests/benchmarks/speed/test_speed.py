@@ -65,7 +65,7 @@ def test_a_step_goes_on_from_its_own_result_in_the_same_memory():
 def test_the_bytes_that_must_move_are_each_array_once(name, bytes_each):
     shapes = steps.shapes(SMALL)
     found = steps.moved(ENTRANTS[name], shapes)
-    assert found / steps.count(shapes) == pytest.approx(bytes_each, abs=0.2)
+    assert found / steps.count(shapes) == pytest.approx(bytes_each, abs=0.5)
 
 
 def test_what_an_update_adds_is_measured(monkeypatch):
