@@ -17,6 +17,7 @@ fifth of a tensor.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -110,24 +111,17 @@ def reaching(
         )
         direction = jax.tree.map(lambda d: share.astype(d.dtype) * d, raw)
         slope = inner_product(grads, direction)
-        compass = jax.tree.map(lambda d: over_slope(slope, d), direction)
+        compass = jax.tree.map(partial(over_slope, slope), direction)
         length = _rules.power_of_two(rate)
 
         steps = steps_of(length, direction, params)
-        return steps, ReachState(
+        kept = jax.tree.map(partial(jnp.where, back), old_compass, compass)
+        return steps, state._replace(
             log2_lr=rate,
             log2_reach=reach,
             cut=jnp.where(back, state.cut, share < 1),
-            compass=for_state(
-                jax.lax.stop_gradient(
-                    jax.tree.map(
-                        lambda old, new: jnp.where(back, old, new), old_compass, compass
-                    )
-                )
-            ),
+            compass=for_state(jax.lax.stop_gradient(kept)),
             inner=inner_state,
-            start=state.start,
-            bounds=state.bounds,
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

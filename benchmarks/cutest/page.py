@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from benchmarks.cutest import curves, runs, scores
@@ -14,12 +13,10 @@ from benchmarks.cutest.problems import HALVES, LEFT_OUT
 from benchmarks.cutest.runs import BUDGET, SMALL, SOLVERS
 from benchmarks.cutest.scores import MAIN_TAU, RANGES, SIZES, TAUS, Group
 from benchmarks.shared.files import write_page
-from benchmarks.shared.tables import in_markdown
+from benchmarks.shared.tables import MISSED, evaluations, in_bold, in_markdown
 
 RECORDS = "cutest.csv.gz"
 FIGURE = "cutest.png"
-
-MISSED = "–"
 
 
 def write(output: Path) -> None:
@@ -67,7 +64,9 @@ def summary_table(records: pd.DataFrame) -> pd.DataFrame:
             "solver": [label(str(name)) for name in rows.index],
             **{f"to {tau:.0e}": solved(tau) for tau in TAUS},
             f"area, {MAIN_TAU:.0e}": rows["area"].map("{:.3f}".format).array,
-            f"median evaluations, {MAIN_TAU:.0e}": rows["median"].map(_number).array,
+            f"median evaluations, {MAIN_TAU:.0e}": rows["median"]
+            .map(evaluations)
+            .array,
         }
     )
 
@@ -85,7 +84,7 @@ def every_problem(records: pd.DataFrame) -> pd.DataFrame:
             "half": first["half"].array,
             "start": first["start_loss"].map("{:.4g}".format).array,
             "lowest": first["lowest"].map("{:.4g}".format).array,
-            **{label(str(name)): times[name].map(_number).array for name in times},
+            **{label(str(name)): times[name].map(evaluations).array for name in times},
         }
     )
 
@@ -98,13 +97,6 @@ def label(solver: str) -> str:
 def _counted(records: pd.DataFrame) -> str:
     count = records["problem"].nunique()
     return f"{count} problem{'' if count == 1 else 's'}"
-
-
-def _number(evaluations: float) -> str:
-    """A count or a median; a miss, and what wasn't run, as what they are."""
-    if np.isnan(evaluations):
-        return ""
-    return f"{evaluations:g}" if np.isfinite(evaluations) else MISSED
 
 
 # The page -----------------------------------------------------------------------------
@@ -173,7 +165,5 @@ def _rules() -> str:
 
 
 def _bold(table: pd.DataFrame) -> str:
-    """A table of solvers in Markdown, the names of ours in bold."""
     ours = {solver.label for solver in SOLVERS.values() if solver.ours}
-    bold = table["solver"].map(lambda text: f"**{text}**" if text in ours else text)
-    return in_markdown(table.assign(solver=bold))
+    return in_bold(table, ours)

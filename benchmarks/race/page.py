@@ -24,7 +24,7 @@ from benchmarks.race.scores import (
 from benchmarks.shared.files import write_page
 from benchmarks.shared.optimizers.contenders import CONTENDERS, HostContender
 from benchmarks.shared.problems.halves import DEVELOPMENT, TEST
-from benchmarks.shared.tables import in_markdown
+from benchmarks.shared.tables import in_bold, in_markdown
 from benchmarks.shared.wall_time import REPEATS, TIMED_UPDATES
 
 RECORDS = "race.csv"
@@ -393,7 +393,4 @@ with the lowest loss)."""
 
 def _bold(table: pd.DataFrame, records: pd.DataFrame) -> str:
     """A table of optimizers in Markdown, the names of ours in bold."""
-    ours = [label(name) for name in scores.our_names(records)]
-    name = table.columns[0]
-    bold = table[name].map(lambda text: f"**{text}**" if text in ours else text)
-    return in_markdown(table.assign(**{name: bold}))
+    return in_bold(table, [label(name) for name in scores.our_names(records)])

@@ -1,8 +1,13 @@
 """Tables of records: means over seeds, on the screen and in Markdown."""
 
+from collections.abc import Collection
+
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.table import Table
+
+MISSED = "–"
 
 
 def spread(values: pd.Series, digits: int = 1) -> str:
@@ -36,3 +41,17 @@ def in_markdown(frame: pd.DataFrame, numbers: str = "right") -> str:
     """A table for the results page; `numbers` aligns all but the first column."""
     alignment = ("left", *[numbers] * (len(frame.columns) - 1))
     return frame.to_markdown(index=False, colalign=alignment, disable_numparse=True)
+
+
+def evaluations(count: float) -> str:
+    """A count or a median; a miss, and what wasn't run, as what they are."""
+    if np.isnan(count):
+        return ""
+    return f"{count:g}" if np.isfinite(count) else MISSED
+
+
+def in_bold(frame: pd.DataFrame, ours: Collection[str]) -> str:
+    """A table in Markdown, whose first column has names; those of ours in bold."""
+    name = frame.columns[0]
+    bold = frame[name].map(lambda text: f"**{text}**" if text in ours else text)
+    return in_markdown(frame.assign(**{name: bold}))

@@ -14,12 +14,10 @@ from benchmarks.race.nist.problems import DTYPES, FLOORS, TOLERANCES
 from benchmarks.race.nist.runs import BUDGET, SOLVERS
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
 from benchmarks.shared.files import write_page
-from benchmarks.shared.tables import in_markdown
+from benchmarks.shared.tables import MISSED, evaluations, in_bold, in_markdown
 
 RECORDS = "nist.csv"
 FIGURE = "nist.png"
-
-MISSED = "–"
 
 
 def write(output: Path) -> None:
@@ -46,8 +44,8 @@ def summary_table(records: pd.DataFrame, dtype: str) -> pd.DataFrame:
         {
             "solver": [label(str(name)) for name in rows.index],
             "solved": [f"{solved} of {of}" for solved, of in solved],
-            "evaluations, solved": rows["median_solved"].map(_number).array,
-            "evaluations, all": rows["median"].map(_number).array,
+            "evaluations, solved": rows["median_solved"].map(evaluations).array,
+            "evaluations, all": rows["median"].map(evaluations).array,
         }
     )
 
@@ -56,7 +54,7 @@ def every_run(records: pd.DataFrame, dtype: str) -> pd.DataFrame:
     """One row a data set and start: the evaluations of every solver."""
     times = runs.evaluations(records, dtype)
     names = [f"{dataset}, {start}" for dataset, start in times.index]
-    columns = {label(str(name)): times[name].map(_number).array for name in times}
+    columns = {label(str(name)): times[name].map(evaluations).array for name in times}
     return pd.DataFrame({"data set, start": names, **columns})
 
 
@@ -103,13 +101,6 @@ def _lowest(records: pd.DataFrame, run: tuple[Any, ...]) -> dict[str, str]:
 def _dtypes(records: pd.DataFrame) -> list[str]:
     present = set(records["dtype"])
     return [dtype for dtype in DTYPES if dtype in present]
-
-
-def _number(evaluations: float) -> str:
-    """A count or a median; a miss, and what wasn't run, as what they are."""
-    if np.isnan(evaluations):
-        return ""
-    return f"{evaluations:g}" if np.isfinite(evaluations) else MISSED
 
 
 # The page -----------------------------------------------------------------------------
@@ -182,10 +173,8 @@ those that know a gradient alone is there first, with the evaluations."""
 
 
 def _bold(table: pd.DataFrame) -> str:
-    """A table of solvers in Markdown, the names of ours in bold."""
     ours = {solver.label for solver in SOLVERS.values() if solver.ours}
-    bold = table["solver"].map(lambda text: f"**{text}**" if text in ours else text)
-    return in_markdown(table.assign(solver=bold))
+    return in_bold(table, ours)
 
 
 # The figure ---------------------------------------------------------------------------
