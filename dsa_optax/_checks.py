@@ -18,6 +18,15 @@ MISSING_PARAMS_TO_ADAPT = (
     "    updates, state = tx.update(grads, state, params)"
 )
 
+MISSING_VALUE = (
+    "`params` or `value` are missing: keep_best needs the params and the loss at them. "
+    "Write\n"
+    "    value, grads = jax.value_and_grad(loss)(params)\n"
+    "    updates, state = tx.update(grads, state, params, value=value)\n"
+    "or let dsa_optax.make_train_step(loss, tx) do it. (Where a library passes no "
+    "`value` on, keep the best outside.)"
+)
+
 MISSING_GRAD_FN = (
     "`grad_fn` is missing: DSA evaluates a second gradient at its probe point. Pass "
     "the function that gives the gradient (or the loss, as `value_fn`), on the same "
@@ -130,7 +139,7 @@ def real_floating(name: str, tree: Any) -> None:
             if jnp.issubdtype(dtype, jnp.complexfloating):
                 mend = COMPLEX
             raise TypeError(
-                f"`{name}` must be real floating arrays, but {_at(path)} is of "
+                f"`{name}` must be real floating arrays, but {at(path)} is of "
                 f"{dtype.name}. {mend}"
             )
 
@@ -186,11 +195,12 @@ def _like_params(
     ):
         if jnp.shape(leaf) != jnp.shape(param):
             raise ValueError(
-                f"`{name}` must have the shapes of `params`, but {_at(path)} is of "
+                f"`{name}` must have the shapes of `params`, but {at(path)} is of "
                 f"shape {jnp.shape(leaf)} where the parameter is of "
                 f"{jnp.shape(param)}: {shape_mend}"
             )
 
 
-def _at(path: tuple[Any, ...]) -> str:
+def at(path: tuple[Any, ...]) -> str:
+    """A leaf, in a sentence."""
     return f"the leaf {jax.tree_util.keystr(path)}" if path else "it"

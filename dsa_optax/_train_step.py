@@ -69,16 +69,30 @@ def make_train_step(
         value_and_grad = jax.value_and_grad(loss_fn, has_aux=has_aux)
         value, grads = value_and_grad(params, *args, **kwargs)
         value, *aux = value if has_aux else (value,)
-        value_fn = make_value_fn(loss_fn, *args, has_aux=has_aux, **kwargs)
-        witness = {"value": value} if pass_value else {}
-        updates, state = tx.update(
-            grads,
-            state,
-            params,
-            **witness,
-            grad=grads,
-            value_fn=lambda masked: value_fn(unmask(masked, params)),
+        known = known_to_a_step(
+            loss_fn, params, value, grads, *args, has_aux=has_aux, **kwargs
         )
+        if not pass_value:
+            del known["value"]
+        updates, state = tx.update(grads, state, params, **known)
         return optax.apply_updates(params, updates), state, value, *aux
 
     return jax.jit(step, donate_argnums=(0, 1) if donate else ())
+
+
+def known_to_a_step(
+    loss_fn: Callable[..., Any],
+    params: optax.Params,
+    value: jax.Array,
+    grads: optax.Updates,
+    *args: Any,
+    has_aux: bool,
+    **kwargs: Any,
+) -> dict[str, Any]:
+    """What optimizers ask for beside the gradient, as Optax names it."""
+    value_fn = make_value_fn(loss_fn, *args, has_aux=has_aux, **kwargs)
+    return {
+        "value": value,
+        "grad": grads,
+        "value_fn": lambda masked: value_fn(unmask(masked, params)),
+    }
