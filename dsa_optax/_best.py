@@ -71,9 +71,7 @@ def keep_best(
     tx = optax.with_extra_args_support(tx)
 
     def init(params: optax.Params) -> KeepBestState:
-        none = jnp.asarray(jnp.inf, float)  # the widest float, whatever the loss is
-        copies = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
-        return KeepBestState(Best(copies, none), tx.init(params))
+        return KeepBestState(no_best(params), tx.init(params))
 
     def update(
         updates: optax.Updates,
@@ -93,6 +91,12 @@ def keep_best(
         return updates, KeepBestState(best, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def no_best(params: optax.Params) -> Best:
+    """Before any loss is known."""
+    copies = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
+    return Best(copies, jnp.asarray(jnp.inf, float))  # the widest, whatever the loss is
 
 
 def better(old: Best, new: Best) -> Best:

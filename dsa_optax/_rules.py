@@ -190,3 +190,8 @@ def shared(adapt: Callable[[jax.Array, jax.Array], jax.Array]) -> Adaptation:
         return adapt(rate, total)
 
     return tree
+
+
+def at_update(value: optax.ScalarOrSchedule, count: jax.Array) -> ArrayLike:
+    """A hyper-parameter's value at an update, whether or not it is a schedule."""
+    return value(count) if callable(value) else value

@@ -20,16 +20,17 @@ import orbax.checkpoint as ocp
 from tqdm import tqdm
 
 from dsa_optax import _checks
+from dsa_optax._best import Best, better, no_best
 from dsa_optax._dsa import dsa
-from dsa_optax._full_batch import batch_rows, microbatched_value_and_grad
 from dsa_optax._train_step import make_train_step
+from dsa_optax.full_batch import batch_rows, microbatched_value_and_grad
 
 __all__ = ["Trained", "fit"]
 
 Data = tuple[Any, ...]
 Loss = Callable[..., jax.Array]
 Row = dict[str, int | float]
-Carry = tuple[optax.Params, optax.OptState]
+Carry = tuple[optax.Params, optax.OptState, Best]
 TrainEpoch = Callable[[Carry, Data, jax.Array], tuple[Carry, jax.Array]]
 
 
@@ -38,6 +39,9 @@ class Trained(NamedTuple):
 
     Attributes:
       params: after the last epoch.
+      best: the best params of the second stage, by the loss on all training data, with
+        it; or of both stages, with the number that `best_by` names. Its value is
+        infinite where there was none.
       opt_state: the state of the optimizer of the last epoch.
       history: a row an epoch, as for `pandas.DataFrame`: "epoch" from 1 on, "loss" on
         the training data (the mean over the epoch's mini-batches as they came; of a
@@ -46,6 +50,7 @@ class Trained(NamedTuple):
     """
 
     params: optax.Params
+    best: Best
     opt_state: optax.OptState
     history: list[Row]
 
@@ -63,6 +68,7 @@ def fit(
     second_epochs: int = 15,
     microbatch_size: int = 1000,
     evaluate: Callable[[optax.Params], Mapping[str, Any]] | None = None,
+    best_by: str | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 1,
     progress: bool = True,
@@ -88,7 +94,10 @@ def fit(
       second: the second stage's optimizer; None is the paper's, `dsa_optax.dsa()`.
       second_epochs: T₂, how many full-batch updates; 0 for none.
       microbatch_size: rows in memory at once in the second stage.
-      evaluate: from the params to numbers by name, after every epoch.
+      evaluate: from the params to numbers by name, after every epoch. The params are
+        copies, and may be kept.
+      best_by: which of these numbers tells the best params, the lowest being the best:
+        "test_loss", say. None is the loss on the training data in the second stage.
       checkpoint_dir: a folder for this run alone, made if it isn't there; it holds the
         last checkpoint. None keeps none. A run goes on with the settings, the data and
         the optimizers that it began with, and any other is refused where it is seen:
@@ -102,7 +111,8 @@ def fit(
 
     Raises:
       TypeError: if a number of rows or epochs is not an integer.
-      ValueError: if one is negative, or a size 0; if the arrays have no rows, or
+      ValueError: if one is negative, or a size 0; if `evaluate` returns no number of
+        the name `best_by`; if the arrays have no rows, or
         different numbers of them; if the checkpoints are of a run with other settings,
         other data, or an optimizer with another state.
 
@@ -135,10 +145,13 @@ def fit(
     first = optax.adamax(2e-3) if first is None else first
     second = dsa() if second is None else second
     minibatches = _minibatch_epoch(loss_fn, first, batch_size)
-    full_batch = _full_batch_epoch(loss_fn, second, microbatch_size)
+    full_batch = _full_batch_epoch(
+        loss_fn, second, microbatch_size, keeps_best=best_by is None
+    )
     total = first_epochs + second_epochs
-    run = _Run(0, (params, _state(first, params)), [])
+    run = _Run(0, (params, _state(first, params), no_best(params)), [])
     settings = {
+        "best_by": best_by,
         "batch_size": int(batch_size),  # JSON knows no integers of NumPy's
         "first_epochs": int(first_epochs),
         "microbatch_size": int(microbatch_size),
@@ -154,11 +167,12 @@ def fit(
                 if run.epoch == first_epochs:
                     run = run.switched(second)
                 epoch = minibatches if run.epoch < first_epochs else full_batch
-                run = run.trained(epoch, data, key, evaluate)
+                run = run.trained(epoch, data, key, evaluate, best_by)
                 checkpoints.save(run, last=run.epoch == total)
                 bar.set_postfix(loss=f"{run.history[-1]['loss']:.3g}", refresh=False)
                 bar.update()
-    return Trained(*run.carry, run.history)
+    params, opt_state, best = run.carry
+    return Trained(params, best, opt_state, run.history)
 
 
 # Epochs ---------------------------------------------------------------------------
@@ -181,8 +195,9 @@ def _minibatch_epoch(
         ) -> tuple[Carry, jax.Array]:
             chosen, key = batch
             taken = jax.tree.map(lambda leaf: leaf[chosen], data)
-            params, state, value = train_step(*carry, *taken, key=key)
-            return (params, state), value
+            params, state, best = carry
+            params, state, value = train_step(params, state, *taken, key=key)
+            return (params, state, best), value
 
         batches = order[: rows - rest].reshape(whole, batch_size)
         keys = jax.random.split(whole_key, whole)
@@ -197,14 +212,20 @@ def _minibatch_epoch(
 
 
 def _full_batch_epoch(
-    loss_fn: Loss, tx: optax.GradientTransformation, microbatch_size: int
+    loss_fn: Loss,
+    tx: optax.GradientTransformation,
+    microbatch_size: int,
+    keeps_best: bool,
 ) -> TrainEpoch:
     """One update by the gradient of all rows; returns the loss before it."""
     train_step = make_train_step(_whole_loss(loss_fn, microbatch_size), tx)
 
     def epoch(carry: Carry, data: Data, key: jax.Array) -> tuple[Carry, jax.Array]:
-        params, state, value = train_step(*carry, data, key)
-        return (params, state), value
+        params, state, best = carry
+        stepped, state, value = train_step(params, state, data, key)
+        if keeps_best:
+            best = better(best, Best(params, value))
+        return (stepped, state, best), value
 
     return jax.jit(epoch, donate_argnums=0)
 
@@ -243,8 +264,8 @@ class _Run(NamedTuple):
 
     def switched(self, tx: optax.GradientTransformation) -> "_Run":
         """The same params, at the beginning of an optimizer's work."""
-        params, _ = self.carry
-        return self._replace(carry=(params, _state(tx, params)))
+        params, _, best = self.carry
+        return self._replace(carry=(params, _state(tx, params), best))
 
     def trained(
         self,
@@ -252,6 +273,7 @@ class _Run(NamedTuple):
         data: Data,
         key: jax.Array,
         evaluate: Callable[[optax.Params], Mapping[str, Any]] | None,
+        best_by: str | None,
     ) -> "_Run":
         """One epoch on."""
         number = self.epoch + 1
@@ -260,13 +282,25 @@ class _Run(NamedTuple):
         jax.block_until_ready(carry)
         row: Row = {"epoch": number, "loss": float(loss)}
         row["seconds"] = time.perf_counter() - started
-        for name, metric in (evaluate(carry[0]) if evaluate else {}).items():
+        params, state, best = carry
+        # Copies, as the next epoch reuses the memory of the params.
+        copies = partial(jax.tree.map, jnp.copy, params)
+        for name, metric in (evaluate(copies()) if evaluate else {}).items():
             if name in row:
                 raise ValueError(
                     f"`evaluate` returned {name!r}, which the history has already; "
                     f"for example {{'test_{name}': ...}}."
                 )
             row[name] = float(metric)
+        if best_by is not None:
+            if best_by not in row:
+                raise ValueError(
+                    f"`best_by` must be a number that `evaluate` returns, got "
+                    f"{best_by!r}; there are {[*row]}."
+                )
+            value = jnp.asarray(row[best_by], best.value.dtype)
+            best = better(best, Best(params, value))
+        carry = params, state, best
         return self._replace(epoch=number, carry=carry, history=[*self.history, row])
 
 
@@ -298,6 +332,7 @@ Trees = dict[str, dict[str, _Leaf]]
 _OTHER = {
     "data": "other data",
     "params": "other params",
+    "best": "other params",
     "opt_state": "another optimizer",
 }
 
@@ -335,8 +370,12 @@ def _is_memory(node: Any) -> bool:
 
 
 def _carry_leaves(carry: Carry) -> Trees:
-    params, opt_state = carry
-    return {"params": _leaves(params), "opt_state": _leaves(opt_state)}
+    params, opt_state, best = carry
+    return {
+        "params": _leaves(params),
+        "best": _leaves(best),
+        "opt_state": _leaves(opt_state),
+    }
 
 
 def _option_between(was: _Leaf | None, now: _Leaf | None) -> str:
@@ -416,7 +455,7 @@ class _Checkpoints:
         self._check(log["settings"], epoch, total)
         carry = run.carry
         if epoch > self._settings["first_epochs"]:
-            carry = carry[0], second_state()
+            carry = carry[0], second_state(), carry[2]
         # Orbax would make one dtype of another, in silence, and so of counts rates.
         self._check_leaves(log["leaves"], self._data | _carry_leaves(carry))
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, carry)

@@ -70,8 +70,8 @@ def test_learning_rates_and_summary_through_wrappers(name):
 
 def test_learning_rates_of_linear_optimizers():
     params = make_params()
-    one = dsa_optax.basic_dsa(0.25, 0.1).init(params)
-    many = dsa_optax.parameterwise_dsa(0.25, 0.1).init(params)
+    one = dsa_optax.paper.basic_dsa(0.25, 0.1).init(params)
+    many = dsa_optax.paper.parameterwise_dsa(0.25, 0.1).init(params)
     assert float(dsa_optax.learning_rates(one)) == 0.25
     assert dsa_optax.learning_rates(many)["w"].shape == (4,)
     assert float(dsa_optax.summary(one).at_bound) == 0

@@ -8,12 +8,13 @@ import optax
 import pytest
 
 import dsa_optax
+from dsa_optax.paper import basic_dsa, exponential_dsa, parameterwise_dsa
 
 FACTORIES = {
     "dsa": dsa_optax.dsa,
-    "exponential_dsa": dsa_optax.exponential_dsa,
-    "parameterwise_dsa": lambda **kw: dsa_optax.parameterwise_dsa(0.01, 0.01, **kw),
-    "basic_dsa": lambda **kw: dsa_optax.basic_dsa(0.01, 0.01, **kw),
+    "exponential_dsa": exponential_dsa,
+    "parameterwise_dsa": lambda **kw: parameterwise_dsa(0.01, 0.01, **kw),
+    "basic_dsa": lambda **kw: basic_dsa(0.01, 0.01, **kw),
 }
 
 
@@ -115,7 +116,7 @@ def test_unknown_extra_arguments_are_ignored(factory):
 
 
 def test_exponential_dsa_is_dsa_with_equal_strides():
-    ours = run(dsa_optax.exponential_dsa(-5.0, 0.4), make_params(), 20)
+    ours = run(exponential_dsa(-5.0, 0.4), make_params(), 20)
     same = run(dsa_optax.dsa(-5.0, 0.4, 0.4), make_params(), 20)
     chex.assert_trees_all_equal(ours, same)
 
@@ -236,7 +237,11 @@ def test_hyperparams_of_a_wrong_type_raise_a_type_error(arguments, named):
 
 @pytest.mark.parametrize(
     "make",
-    [dsa_optax.basic_dsa, dsa_optax.parameterwise_dsa, dsa_optax.exponential_dsa],
+    [
+        basic_dsa,
+        parameterwise_dsa,
+        exponential_dsa,
+    ],
 )
 def test_every_factory_checks_its_step_size(make):
     with pytest.raises(ValueError, match="`step_size` must be finite and at least 0"):

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import dsa_optax
+from dsa_optax.paper import basic_dsa, exponential_dsa, parameterwise_dsa
 from tests import reference
 from tests.problems import (
     PROBLEMS,
@@ -77,13 +78,13 @@ LINEAR = [(QUADRATIC, 1e-3, 1e-5), (ROSENBROCK, 3e-4, 1e-8), (REGRESSION, 1e-3, 
 
 @pytest.mark.parametrize(("problem", "init_lr", "step_size"), LINEAR, ids=name)
 def test_equation_3(problem, init_lr, step_size):
-    found = library(float64(dsa_optax.basic_dsa, init_lr, step_size), problem)
+    found = library(float64(basic_dsa, init_lr, step_size), problem)
     assert_same(found, referee(reference.Basic(init_lr, step_size), problem))
 
 
 @pytest.mark.parametrize(("problem", "init_lr", "step_size"), LINEAR, ids=name)
 def test_equation_4(problem, init_lr, step_size):
-    found = library(float64(dsa_optax.parameterwise_dsa, init_lr, step_size), problem)
+    found = library(float64(parameterwise_dsa, init_lr, step_size), problem)
     assert_same(found, referee(reference.Parameterwise(init_lr, step_size), problem))
 
 
@@ -104,9 +105,7 @@ def test_equation_4(problem, init_lr, step_size):
     ids=name,
 )
 def test_equation_5(problem, eps, init, step_size):
-    found = library(
-        float64(dsa_optax.exponential_dsa, init, step_size, eps=eps), problem
-    )
+    found = library(float64(exponential_dsa, init, step_size, eps=eps), problem)
     assert_same(found, referee(reference.Exponential(init, step_size, eps), problem))
 
 
@@ -210,7 +209,7 @@ def test_schedules(scheduled, eps):
 
 def test_value_fn():
     """`value_fn=loss` stands for `grad_fn=jax.grad(loss)`."""
-    for tx in (dsa_optax.basic_dsa(1e-3, 1e-3), dsa_optax.dsa()):
+    for tx in (basic_dsa(1e-3, 1e-3), dsa_optax.dsa()):
         by_value = library(tx, REGRESSION, 30, F32, value_fn=REGRESSION.loss)
         by_gradient = library(tx, REGRESSION, 30, F32)
         jax.tree.map(np.testing.assert_array_equal, by_value, by_gradient)
@@ -223,9 +222,9 @@ def test_value_fn():
 @pytest.mark.parametrize(
     ("factory", "equation", "arguments"),
     [
-        (dsa_optax.basic_dsa, reference.Basic, (3e-4, 1e-8)),
-        (dsa_optax.parameterwise_dsa, reference.Parameterwise, (3e-4, 1e-8)),
-        (dsa_optax.exponential_dsa, reference.Exponential, (-12.0, 0.125)),
+        (basic_dsa, reference.Basic, (3e-4, 1e-8)),
+        (parameterwise_dsa, reference.Parameterwise, (3e-4, 1e-8)),
+        (exponential_dsa, reference.Exponential, (-12.0, 0.125)),
         (dsa_optax.dsa, reference.Algorithm1, (-12.0, 0.25, 0.125)),
     ],
     ids=["eq3", "eq4", "eq5", "eq6"],
@@ -246,11 +245,16 @@ GRADIENT = np.array([0.5, -2.0, 0.25, 0.0])
 PROBE_GRADIENT = np.array([0.4, 1.0, 3.0, 0.7])
 
 EQUATIONS = {
-    "eq3": (dsa_optax.basic_dsa, reference.Basic, (0.125, 0.05), {}),
-    "eq4": (dsa_optax.parameterwise_dsa, reference.Parameterwise, (0.125, 0.05), {}),
-    "eq5": (dsa_optax.exponential_dsa, reference.Exponential, (-3.0, 0.25), {}),
+    "eq3": (basic_dsa, reference.Basic, (0.125, 0.05), {}),
+    "eq4": (
+        parameterwise_dsa,
+        reference.Parameterwise,
+        (0.125, 0.05),
+        {},
+    ),
+    "eq5": (exponential_dsa, reference.Exponential, (-3.0, 0.25), {}),
     "eq5-eps": (
-        dsa_optax.exponential_dsa,
+        exponential_dsa,
         reference.Exponential,
         (-3.0, 0.25),
         {"eps": 0.01},

@@ -24,8 +24,8 @@ import dsa_optax
 FACTORIES = {
     "dsa": partial(dsa_optax.dsa, -6.0),
     "softened": partial(dsa_optax.dsa, -6.0, eps=1e-6, weight_decay=1e-4),
-    "parameterwise_dsa": partial(dsa_optax.parameterwise_dsa, 0.01, 1e-5),
-    "basic_dsa": partial(dsa_optax.basic_dsa, 0.01, 1e-5),
+    "parameterwise_dsa": partial(dsa_optax.paper.parameterwise_dsa, 0.01, 1e-5),
+    "basic_dsa": partial(dsa_optax.paper.basic_dsa, 0.01, 1e-5),
 }
 
 
@@ -298,7 +298,7 @@ def test_a_checkpoint_of_another_optimizer_is_refused_by_orbax(tx, tmp_path):
 def test_a_state_of_other_params_is_refused_even_if_it_broadcasts(name):
     tx = {
         "dsa": dsa_optax.dsa(),
-        "parameterwise_dsa": dsa_optax.parameterwise_dsa(0.1, 0.1),
+        "parameterwise_dsa": dsa_optax.paper.parameterwise_dsa(0.1, 0.1),
     }[name]
     params = {"w": jnp.ones((2, 3))}
     for other in ({"w": jnp.ones(3)}, {"v": jnp.ones((2, 3))}):

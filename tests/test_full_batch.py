@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jax import P
 
 import dsa_optax
+from dsa_optax.full_batch import microbatched_value_and_grad, streamed_value_and_grad
 
 TINY = 1e-12
 
@@ -53,12 +54,12 @@ def in_equal_parts(data, size):
 
 
 def microbatched(data, size, loss=loss):
-    value_and_grad = dsa_optax.microbatched_value_and_grad(loss, size)
+    value_and_grad = microbatched_value_and_grad(loss, size)
     return lambda params: value_and_grad(params, *data)
 
 
 def streamed(data, size, loss=loss):
-    return dsa_optax.streamed_value_and_grad(loss, in_equal_parts(data, size))
+    return streamed_value_and_grad(loss, in_equal_parts(data, size))
 
 
 METHODS = pytest.mark.parametrize("method", [microbatched, streamed])
@@ -128,12 +129,10 @@ def test_traced_once_per_shape_and_compiled_once(method, request):
 
     data = make_data(22)
     if method is microbatched:
-        whole_data = dsa_optax.microbatched_value_and_grad(counted, 8)
+        whole_data = microbatched_value_and_grad(counted, 8)
         value_and_grad = lambda params: whole_data(params, *data)
     else:
-        value_and_grad = dsa_optax.streamed_value_and_grad(
-            counted, in_equal_parts(data, 8)
-        )
+        value_and_grad = streamed_value_and_grad(counted, in_equal_parts(data, 8))
     params = make_params()
     jax.block_until_ready(value_and_grad(params))
     assert {shape[0] for shape in traces} == {8, 6}
@@ -207,7 +206,7 @@ def test_two_stage_streams_in_its_second_stage():
 
 @pytest.mark.parametrize("rest", [0, 3])
 def test_memory_does_not_grow_with_the_rows(rest):
-    value_and_grad = dsa_optax.microbatched_value_and_grad(loss, 64)
+    value_and_grad = microbatched_value_and_grad(loss, 64)
 
     def temporary(parts):
         data = make_data(64 * parts + rest)
@@ -226,7 +225,7 @@ def test_microbatches_of_dicts_and_of_random_keys():
 
     x, y = make_data(11)
     args = {"x": x, "y": y}, jax.random.split(jax.random.key(0), 11)
-    got = dsa_optax.microbatched_value_and_grad(noisy, 4)(make_params(), *args)
+    got = microbatched_value_and_grad(noisy, 4)(make_params(), *args)
     wanted = jax.value_and_grad(noisy)(make_params(), *args)
     chex.assert_trees_all_close(got, wanted, rtol=TINY)
 
@@ -237,7 +236,7 @@ def test_loss_may_close_over_what_is_traced():
     @jax.jit
     def build_and_call(params, shift):
         shifted = lambda params, x, y: loss(params, x + shift, y)
-        return dsa_optax.microbatched_value_and_grad(shifted, 4)(params, *data)
+        return microbatched_value_and_grad(shifted, 4)(params, *data)
 
     got = build_and_call(make_params(), 0.5)
     wanted = whole((data[0] + 0.5, data[1]))(make_params())
@@ -253,7 +252,7 @@ def test_microbatches_inside_vmap_and_under_a_sharded_mesh():
     mesh = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
     mean = lambda *args: jax.lax.pmean(loss(*args), "rows")
     spread = jax.shard_map(
-        dsa_optax.microbatched_value_and_grad(mean, size),
+        microbatched_value_and_grad(mean, size),
         mesh=mesh,
         in_specs=(P(), P("rows"), P("rows")),
         out_specs=P(),
@@ -271,7 +270,7 @@ def test_microbatches_inside_vmap_and_under_a_sharded_mesh():
 )
 def test_bad_microbatch_size_is_refused(size, error, message):
     with pytest.raises(error, match=message):
-        dsa_optax.microbatched_value_and_grad(loss, size)
+        microbatched_value_and_grad(loss, size)
 
 
 BAD_BATCHES = pytest.mark.parametrize(
@@ -288,7 +287,7 @@ BAD_BATCHES = pytest.mark.parametrize(
 
 @BAD_BATCHES
 def test_microbatches_of_unequal_or_no_rows_are_refused(batch):
-    value_and_grad = dsa_optax.microbatched_value_and_grad(loss, 2)
+    value_and_grad = microbatched_value_and_grad(loss, 2)
     with pytest.raises(ValueError, match="`batch` must be arrays with the same number"):
         value_and_grad(make_params(), *batch)
 
@@ -301,11 +300,11 @@ def test_batches_of_any_kind_and_sizes():
     wanted = whole(data)(make_params())
     batches = parts(data, 5, 9, 2)  # and 5
     for kind in (batches, tuple(batches), lambda: iter(batches), map_lists(batches)):
-        got = dsa_optax.streamed_value_and_grad(loss, kind)(make_params())
+        got = streamed_value_and_grad(loss, kind)(make_params())
         chex.assert_trees_all_close(got, wanted, rtol=TINY)
     dicts = [{"x": x, "y": y} for x, y in batches]
     by_dict = lambda params, batch: loss(params, batch["x"], batch["y"])
-    got = dsa_optax.streamed_value_and_grad(by_dict, dicts)(make_params())
+    got = streamed_value_and_grad(by_dict, dicts)(make_params())
     chex.assert_trees_all_close(got, wanted, rtol=TINY)
 
 
@@ -333,7 +332,7 @@ def test_a_loader_may_fill_the_same_memory_again():
             assert not used & {x.ctypes.data, y.ctypes.data}
             x[:], y[:] = np.nan, np.nan
 
-    got = dsa_optax.streamed_value_and_grad(loss, batches)(make_params())
+    got = streamed_value_and_grad(loss, batches)(make_params())
     chex.assert_trees_all_close(got, whole(data)(make_params()), rtol=TINY)
 
 
@@ -346,7 +345,7 @@ def test_two_batches_are_on_the_device_at_most():
             yield make_data(rows)
 
     alive = []
-    value_and_grad = dsa_optax.streamed_value_and_grad(loss, batches)
+    value_and_grad = streamed_value_and_grad(loss, batches)
     jax.block_until_ready(value_and_grad(make_params()))
     assert max(alive) <= 1  # and the next one, which is about to be made
     assert not any(a.shape == (rows, 3) for a in jax.live_arrays())
@@ -372,12 +371,12 @@ def test_params_are_not_donated():
 )
 def test_what_cannot_be_read_twice_is_refused(batches, message):
     with pytest.raises(TypeError, match=message):
-        dsa_optax.streamed_value_and_grad(loss, batches)
+        streamed_value_and_grad(loss, batches)
 
 
 def test_an_exhausted_iterator_behind_a_function_is_refused():
     once = iter([make_data(4)])
-    value_and_grad = dsa_optax.streamed_value_and_grad(loss, lambda: once)
+    value_and_grad = streamed_value_and_grad(loss, lambda: once)
     value_and_grad(make_params())
     with pytest.raises(ValueError, match="gave no batch: pass a list, or a function"):
         value_and_grad(make_params())
@@ -385,7 +384,7 @@ def test_an_exhausted_iterator_behind_a_function_is_refused():
 
 @BAD_BATCHES
 def test_host_batches_of_unequal_or_no_rows_are_refused(batch):
-    value_and_grad = dsa_optax.streamed_value_and_grad(loss, [make_data(4), batch])
+    value_and_grad = streamed_value_and_grad(loss, [make_data(4), batch])
     with pytest.raises(ValueError, match="`batches` must be arrays with the same num"):
         value_and_grad(make_params())
 

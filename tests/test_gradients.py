@@ -53,7 +53,7 @@ def test_make_grad_fn_crosses_jit_and_compiles_once_for_many_batches():
 OPTIMIZERS = {
     "dsa": lambda: dsa_optax.dsa(-4.0),
     "chained": lambda: optax.chain(optax.clip_by_global_norm(1.0), dsa_optax.dsa(-4.0)),
-    "basic_dsa": lambda: dsa_optax.basic_dsa(0.01, 0.01),
+    "basic_dsa": lambda: dsa_optax.paper.basic_dsa(0.01, 0.01),
     "adam": lambda: optax.adam(0.1),
     "sgd": lambda: optax.sgd(0.1),
     "lbfgs": optax.lbfgs,

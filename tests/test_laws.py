@@ -88,9 +88,9 @@ def permuted_run(tx):
 @pytest.mark.parametrize(
     ("factory", "arguments", "options"),
     [
-        (dsa_optax.basic_dsa, (1e-3, 1e-5), {}),
-        (dsa_optax.parameterwise_dsa, (1e-3, 1e-5), {}),
-        (dsa_optax.exponential_dsa, (), {"eps": 1e-2}),
+        (dsa_optax.paper.basic_dsa, (1e-3, 1e-5), {}),
+        (dsa_optax.paper.parameterwise_dsa, (1e-3, 1e-5), {}),
+        (dsa_optax.paper.exponential_dsa, (), {"eps": 1e-2}),
         (dsa_optax.dsa, (), {}),
     ],
     ids=["eq3", "eq4", "eq5", "eq6"],
@@ -113,7 +113,7 @@ def test_equal_strides_make_equation_5_of_equation_6(step_size, eps, data):
     """Eq. 6 with β₁ = β₂ is Eq. 5."""
     draw = st.lists(singles(-10, 10), min_size=4, max_size=4)
     g, g_probe = (np.array(data.draw(draw), F32) for _ in range(2))
-    five = dsa_optax.exponential_dsa(-5.0, step_size, eps=eps)
+    five = dsa_optax.paper.exponential_dsa(-5.0, step_size, eps=eps)
     six = dsa_optax.dsa(-5.0, step_size, step_size, eps=eps)
     update_5, state_5 = given_gradients(five, None, g, g_probe)
     update_6, state_6 = given_gradients(six, None, g, g_probe)
@@ -129,7 +129,7 @@ def test_equation_3_descends_along_the_rate():
     def along(eta):
         return REGRESSION.loss(jax.tree.map(lambda p, g: p - eta * g, params, grads))
 
-    tx = dsa_optax.basic_dsa(0.5, 0.125, state_dtype=jnp.float64)
+    tx = dsa_optax.paper.basic_dsa(0.5, 0.125, state_dtype=jnp.float64)
     _, state = tx.update(
         grads, tx.init(params), params, grad_fn=jax.grad(REGRESSION.loss)
     )
@@ -219,7 +219,7 @@ def test_eta_moves_by_its_stride(eta, decrease, increase, zero, room, size):
 @given(singles(-100, 100), singles(0.001, 5), singles(1e-30, 1e30))
 def test_equation_5_moves_eta_by_its_stride(eta, step_size, size):
     """Eq. 5: η moves by β, -β or nothing."""
-    tx = dsa_optax.exponential_dsa(eta, step_size)
+    tx = dsa_optax.paper.exponential_dsa(eta, step_size)
     g, g_probe = F32(size) * np.array(SIGNS, F32).T
     _, state = given_gradients(tx, None, g, g_probe)
     expected = eta_by_hand(eta, step_size, step_size, "hold", -126, 126)

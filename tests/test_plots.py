@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import dsa_optax
+from dsa_optax.plots import plot_learning_rates
 
 STEPS = 120
 
@@ -89,7 +90,7 @@ def image_of(figure):
 
 
 def test_scan_and_list_draw_the_same(both):
-    assert_same_drawing(*map(dsa_optax.plot_learning_rates, both))
+    assert_same_drawing(*map(plot_learning_rates, both))
 
 
 def test_params_may_be_a_list_themselves():
@@ -98,13 +99,13 @@ def test_params_may_be_a_list_themselves():
 
     params = [jnp.ones(3), jnp.ones(())]
     scanned, collected = histories(dsa_optax.dsa(), params, loss, steps=5)
-    figure = dsa_optax.plot_learning_rates(scanned)
+    figure = plot_learning_rates(scanned)
     assert list(panels(figure)) == ["0", "1"]
-    assert_same_drawing(figure, dsa_optax.plot_learning_rates(collected))
+    assert_same_drawing(figure, plot_learning_rates(collected))
 
 
 def test_median_line_and_bands_are_the_history(scanned):
-    drawn = panels(dsa_optax.plot_learning_rates(scanned))
+    drawn = panels(plot_learning_rates(scanned))
     assert list(drawn) == ["b", "w"]
     for name, panel in drawn.items():
         quantiles = np.asarray(scanned[name].quantiles)
@@ -118,14 +119,14 @@ def test_median_line_and_bands_are_the_history(scanned):
 
 
 def test_shares_are_running_means_of_the_history(scanned):
-    steps, bound = panels(dsa_optax.plot_learning_rates(scanned))["w"]["at a bound"].T
+    steps, bound = panels(plot_learning_rates(scanned))["w"]["at a bound"].T
     shares = np.asarray(scanned["w"].at_bound)
     assert shares.max() > 0
     pairs = np.stack([np.r_[shares[0], shares[:-1]], shares])  # 120 steps: means of 2
     np.testing.assert_allclose(bound, pairs.mean(axis=0), rtol=1e-6)
     # Short histories are drawn as they are, the shrunk from the top down.
     short = jax.tree.map(lambda leaf: leaf[:40], scanned)
-    drawn = panels(dsa_optax.plot_learning_rates(short))["w"]
+    drawn = panels(plot_learning_rates(short))["w"]
     for label, share in {
         "grew": np.asarray(short["w"].grew),
         "shrank": 1 - np.asarray(short["w"].shrank),
@@ -136,7 +137,7 @@ def test_shares_are_running_means_of_the_history(scanned):
 
 
 def test_png_shows_the_colours_of_every_part(scanned):
-    figure = dsa_optax.plot_learning_rates(scanned, title="a title")
+    figure = plot_learning_rates(scanned, title="a title")
     image = image_of(figure)
     assert min(image.shape[:2]) > 300
     assert len(np.unique(image.reshape(-1, image.shape[-1]), axis=0)) > 20
@@ -147,17 +148,17 @@ def test_png_shows_the_colours_of_every_part(scanned):
 
 def test_steps_and_leaves_are_the_callers(scanned):
     steps = 10 * np.arange(STEPS)
-    figure = dsa_optax.plot_learning_rates(scanned, leaves="w", steps=steps)
+    figure = plot_learning_rates(scanned, leaves="w", steps=steps)
     (name,) = panels(figure)
     assert name == "w"
     np.testing.assert_array_equal(panels(figure)["w"]["median rate"][:, 0], steps)
-    both = dsa_optax.plot_learning_rates(scanned, leaves=["b", "w"])
+    both = plot_learning_rates(scanned, leaves=["b", "w"])
     assert list(panels(both)) == ["b", "w"]
 
 
 def test_axis_is_log2_unless_a_rate_is_negative():
     def scale(history):
-        figure = dsa_optax.plot_learning_rates(history)
+        figure = plot_learning_rates(history)
         image_of(figure)  # draws without a warning
         return figure.axes[0].get_yscale()
 
@@ -171,7 +172,7 @@ def test_axis_is_log2_unless_a_rate_is_negative():
 @pytest.mark.parametrize("count", [1, 2, 5, 24])
 def test_leaves_stand_in_rows_on_the_same_axes(count):
     history = {f"layer_{i:02}": made_up(high=2.0 ** (i + 1)) for i in range(count)}
-    figure = dsa_optax.plot_learning_rates(history)
+    figure = plot_learning_rates(history)
     assert list(panels(figure)) == list(history)
     assert len({axes.get_ylim() for axes in figure.axes[::2]}) == 1
     low, high = figure.axes[0].get_ylim()
@@ -187,16 +188,16 @@ def test_one_rate_for_all_empty_leaves_and_low_precision():
         return jnp.sum(params["w"] ** 2)
 
     for tx, name in {
-        dsa_optax.basic_dsa(0.01, 1e-3): "all parameters",
+        dsa_optax.paper.basic_dsa(0.01, 1e-3): "all parameters",
         dsa_optax.dsa(state_dtype=jnp.bfloat16): "w",
     }.items():
         for history in histories(tx, params, loss, steps=3):
-            assert list(panels(dsa_optax.plot_learning_rates(history))) == [name]
+            assert list(panels(plot_learning_rates(history))) == [name]
 
 
 def test_long_names_keep_their_end():
     name = "a_very_long_name_of_a_block/another_part_of_it/kernel"
-    (title,) = panels(dsa_optax.plot_learning_rates({name: made_up()}))
+    (title,) = panels(plot_learning_rates({name: made_up()}))
     assert title.startswith("…")
     assert name.endswith(title[1:])
 
@@ -232,13 +233,13 @@ NESTED = {"a": made_up(), "b": {"kernel": made_up()}}
 )
 def test_bad_input_gets_one_clear_error(history, options, message):
     with pytest.raises(ValueError, match=message):
-        dsa_optax.plot_learning_rates(history, **options)
+        plot_learning_rates(history, **options)
 
 
 def test_missing_matplotlib_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'dsa-optax\[plots\]'"):
-        dsa_optax.plot_learning_rates(made_up())
+        plot_learning_rates(made_up())
 
 
 def test_importing_the_package_leaves_matplotlib_alone():
@@ -268,5 +269,5 @@ def test_rates_of_adapt_and_of_a_blend(tx, names):
     params = {"w": jnp.zeros(6), "b": jnp.ones(())}
     both = histories(tx, params, loss, steps=4)
     for history in both:
-        assert list(panels(dsa_optax.plot_learning_rates(history))) == names
-    assert_same_drawing(*map(dsa_optax.plot_learning_rates, both))
+        assert list(panels(plot_learning_rates(history))) == names
+    assert_same_drawing(*map(plot_learning_rates, both))

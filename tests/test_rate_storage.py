@@ -85,7 +85,7 @@ def test_so_it_is_with_schedules_and_weight_decay():
 
 
 def test_so_is_that_of_equation_5():
-    make = lambda dtype: dsa_optax.exponential_dsa(-10.0, 0.5, state_dtype=dtype)
+    make = lambda dtype: dsa_optax.paper.exponential_dsa(-10.0, 0.5, state_dtype=dtype)
     assert same_inside(make, REGRESSION) == 300
 
 
@@ -245,7 +245,7 @@ def test_other_dtypes_are_no_rates(dtype):
         dsa_optax.dsa(state_dtype=dtype)
 
 
-@pytest.mark.parametrize("make", [dsa_optax.adapt, dsa_optax.parameterwise_dsa])
+@pytest.mark.parametrize("make", [dsa_optax.adapt, dsa_optax.paper.parameterwise_dsa])
 def test_rates_without_strides_need_a_floating_dtype(make):
     args = (optax.sgd(1.0),) if make is dsa_optax.adapt else (0.1, 0.1)
     with pytest.raises(TypeError, match="floating"):

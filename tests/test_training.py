@@ -57,8 +57,8 @@ def trained(**options):
 
 
 def assert_same_end(found, expected):
-    """Params, state and history, bit for bit; the time they took is another."""
-    jax.tree.map(np.testing.assert_array_equal, found[:2], expected[:2])
+    """Params, best, state and history, bit for bit; the time they took is another."""
+    jax.tree.map(np.testing.assert_array_equal, found[:3], expected[:3])
     without_time = [
         [{**row, "seconds": None} for row in run.history] for run in (found, expected)
     ]
@@ -135,6 +135,32 @@ def test_evaluate_sees_the_params_after_every_epoch():
     np.testing.assert_allclose(
         run.history[-1]["value"], value(run.params, x, y, None), rtol=1e-6
     )
+
+
+def test_the_best_of_the_second_stage_by_its_loss():
+    jumpy = optax.sgd(1.5)
+    run = trained(loss_fn=plain_loss, second=jumpy, second_epochs=12)
+    losses = [row["loss"] for row in run.history[4:]]
+    assert run.best.value == min(losses) < losses[-1]
+    there = plain_loss(run.best.params, *make_data(), None)
+    np.testing.assert_allclose(run.best.value, there, rtol=1e-6)
+    assert trained(second_epochs=0).best.value == np.inf
+
+
+def test_the_best_by_a_number_of_evaluate():
+    seen = []
+
+    def evaluate(params):
+        seen.append(params)  # they stay valid
+        return {"size": jnp.sum(params["v"] ** 2)}
+
+    run = trained(evaluate=evaluate, best_by="size")
+    sizes = [row["size"] for row in run.history]
+    assert run.best.value == min(sizes)
+    best = seen[int(np.argmin(sizes))]
+    jax.tree.map(np.testing.assert_array_equal, run.best.params, best)
+    with pytest.raises(ValueError, match=r"`best_by` must be a number that `evaluate`"):
+        trained(best_by="size")
 
 
 def test_what_is_given_can_be_used_again():

@@ -29,7 +29,7 @@ from dsa_optax._packed import SMALL
 FACTORIES = {
     "dsa": dsa_optax.dsa,
     "softened": partial(dsa_optax.dsa, eps=1e-3, weight_decay=0.1),
-    "basic_dsa": partial(dsa_optax.basic_dsa, 0.01, 0.01),
+    "basic_dsa": partial(dsa_optax.paper.basic_dsa, 0.01, 0.01),
     "adapt": lambda: dsa_optax.adapt(optax.sgd(1.0, momentum=0.9), "parameter"),
     "warmup": lambda: dsa_optax.adaptive_warmup(optax.sgd(0.1, momentum=0.9), 3),
 }
@@ -403,12 +403,22 @@ def on_8_devices_params_and_rows_spread_over_all_train_as_on_one(tx):
     )
 
 
+def on_8_devices_minimize_leaves_the_params_where_they_lie(tx):
+    """And the best of them, too."""
+    mesh, x = make_mesh(), make_data()
+    options = {"steps": 5, "tx": tx, "gtol": None, "ftol": None}
+    found = dsa_optax.minimize(loss, sharded(mesh), x, **options, bounds=(-1, 1))
+    assert specs(found.params) == specs(found.state.params) == SPECS
+    alone = dsa_optax.minimize(loss, make_params(), x, **options, bounds=(-1, 1))
+    np.testing.assert_allclose(found.history, alone.history, rtol=1e-4)
+
+
 def on_8_devices_each_takes_its_own_rows_by_microbatches(tx):
     """A full batch that fits on no device: 4 rows each, 3 and 1 at a time."""
 
     def body(params, x):
         mean = lambda p, x: jax.lax.pmean(loss(p, x), "x")
-        value_and_grad = dsa_optax.microbatched_value_and_grad(mean, 3)
+        value_and_grad = dsa_optax.full_batch.microbatched_value_and_grad(mean, 3)
         grad_fn = lambda p: value_and_grad(p, x)[1]
         state = tx.init(params)
         for _ in range(5):

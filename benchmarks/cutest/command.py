@@ -20,7 +20,7 @@ def run_cutest(
     solvers: Sequence[str],
     halves: Sequence[str],
 ) -> None:
-    """CUTEst's unconstrained problems, beside other libraries' solvers."""
+    """CUTEst's problems, beside other libraries' solvers."""
     chosen = [name for name in chosen if problems.half(name) in halves]
     path = output / page.RECORDS
     done = runs.run(path, chosen, {name: runs.SOLVERS[name] for name in solvers})
@@ -35,9 +35,9 @@ def run_cutest(
 COMMANDS = (
     Command(
         "cutest",
-        "CUTEst's unconstrained problems of at most 10,000 parameters, beside the "
-        "solvers of SciPy, Optax and Optimistix. About half an hour on one core; a "
-        "killed run goes on where it was.",
+        "CUTEst's problems without constraints or with bounds, of at most 10,000 "
+        "parameters, beside the solvers of SciPy, Optax and Optimistix. About an hour "
+        "on one core; a killed run goes on where it was.",
         lambda options: run_cutest(
             options.output, options.problems, options.solvers, options.half
         ),

@@ -17,7 +17,7 @@ import optax
 from benchmarks.cutest.watch import Compiled, Trace, Watch, finite
 from benchmarks.shared.optimizers.contenders import Contender
 from benchmarks.shared.optimizers.host import Spent
-from dsa_optax import make_train_step
+from dsa_optax import make_train_step, minimize
 
 
 def traces(contender: Contender, compiled: Compiled, budget: int) -> Iterator[Trace]:
@@ -49,6 +49,21 @@ def _compiled_updates(
         return optax.apply_updates(params, updates), state
 
     return jax.jit(init), jax.jit(update)
+
+
+def minimize_traces(compiled: Compiled, budget: int) -> Iterator[Trace]:
+    """Of `minimize` as it is: it ends by itself."""
+    problem = compiled.problem
+    found = minimize(
+        problem.objective,
+        jnp.asarray(problem.start),
+        steps=budget,
+        bounds=problem.bounds,
+    )
+    losses = np.array([finite(float(loss)) for loss in found.history])
+    if found.value != np.min(losses):
+        raise AssertionError(f"minimize didn't return the best of {problem.name}")
+    yield Trace(0.0, np.arange(1, len(losses) + 1), losses, len(losses), losses[-1])
 
 
 def line_search_traces(

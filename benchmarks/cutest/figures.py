@@ -19,6 +19,7 @@ _BLUE, _GREEN, _PINK, _SKY, _ORANGE, _ = OTHER_COLORS
 LOOKS: Mapping[str, Mapping[str, Any]] = {
     "auto-dsa": {"color": DSA_COLOR, "linewidth": 2.4, "zorder": 3},
     "auto-dsa-light": {"color": DSA_COLOR, "linestyle": "--"},
+    "minimize": {"color": DSA_COLOR, "linestyle": ":"},
     "scipy-bfgs": {"color": _BLUE},
     "scipy-lbfgsb": {"color": _GREEN},
     "scipy-cg": {"color": _PINK},
@@ -33,6 +34,7 @@ LOOKS: Mapping[str, Mapping[str, Any]] = {
 ROWS: Mapping[str, Group] = {
     **{f"{half}, n ≤ {SMALL:,}": Group((half,), *SIZES[0]) for half in HALVES},
     f"all, n > {SMALL:,}": Group(HALVES, *SIZES[1]),
+    "with bounds": Group(kind="bounded"),
 }
 """The problems of a row of panels."""
 

@@ -37,6 +37,10 @@ GROUPS: Mapping[str, Group] = {
         f"Both halves, {a:,} to {b:,} parameters": Group(HALVES, a, b)
         for a, b in (SIZES[0], *RANGES)
     },
+    **{
+        f"With bounds, the {half} half": Group((half,), kind="bounded")
+        for half in HALVES
+    },
 }
 """The problems of a table."""
 
@@ -103,7 +107,7 @@ def _counted(records: pd.DataFrame) -> str:
 
 
 def _sections(records: pd.DataFrame) -> Iterator[str]:
-    yield "# CUTEst's unconstrained problems"
+    yield "# CUTEst's problems, without constraints and with bounds"
     yield _preface(records)
     yield _rules()
     yield f"![Share of the problems solved, by evaluations]({FIGURE})"
@@ -113,7 +117,11 @@ def _sections(records: pd.DataFrame) -> Iterator[str]:
     yield f"## Evaluations to {MAIN_TAU:.0e}, problem by problem"
     yield f"""\
 The losses are those at the start, and the lowest of all solvers. A miss is {MISSED}."""
-    yield in_markdown(every_problem(records))
+    yield in_markdown(every_problem(Group().of(records)))
+    bounded = Group(kind="bounded").of(records)
+    if len(bounded):
+        yield "With bounds:"
+        yield in_markdown(every_problem(bounded))
 
 
 def _preface(records: pd.DataFrame) -> str:
@@ -122,7 +130,7 @@ def _preface(records: pd.DataFrame) -> str:
     return f"""\
 Written by `python -m benchmarks cutest --output benchmarks/results`. The records:
 [{RECORDS}]({RECORDS}). The problems are those of
-[CUTEst](https://github.com/ralna/CUTEst) without constraints, as
+[CUTEst](https://github.com/ralna/CUTEst) without constraints or with bounds, as
 [sif2jax](https://github.com/johannahaffner/sif2jax) has them in JAX, of at most
 {scores.LARGE:,} parameters and from CUTEst's starts. Here: {_counted(records)},
 {counts}; solvers: {records["solver"].nunique()}."""
@@ -153,6 +161,11 @@ def _rules() -> str:
 - **Nothing is set** but one number each of two rivals, of which the best counts, on
   each problem, in hindsight, which flatters them: Adam's rate ({rates}),
   and the first step of iRprop⁻ ({steps}).
+- **`minimize()`** is `auto_dsa` in the call that ends: its tolerances are at their
+  defaults, so a problem that `auto_dsa` solves and `minimize` doesn't was ended too
+  early. That it returns the lowest loss that it saw is checked in every run.
+- **Bounds** are a matter of `minimize` and of L-BFGS-B. A start that is out of them is
+  moved to the nearest point within, for both.
 - **SciPy's** tolerances are zero. Where a solver stops early it is restarted from its
   best point, until a restart gains nothing. Optimistix's are zero as well; a step of
   its solvers, which tries one point, is an evaluation. Of Optax's L-BFGS the points at

@@ -44,6 +44,7 @@ class Solver(NamedTuple):
       settings: the numbers that it is run at; the best counts, in hindsight.
       most: parameters that it is run with.
       ours: whether it is this package's own.
+      bounded: whether it takes bounds.
     """
 
     label: str
@@ -51,6 +52,7 @@ class Solver(NamedTuple):
     settings: Sequence[float] = (0.0,)
     most: int | None = None
     ours: bool = False
+    bounded: bool = False
 
 
 def _descent(name: str, *settings: float) -> Solver:
@@ -73,14 +75,14 @@ def _optax_lbfgs() -> Solver:
     return Solver("L-BFGS, Optax", traces, contender.settings)
 
 
-def _scipy(name: str, most: int | None = None) -> Solver:
+def _scipy(name: str, most: int | None = None, bounded: bool = False) -> Solver:
     """A contender of the race at its default."""
     contender = CONTENDERS[name]
     if not isinstance(contender, HostContender):
         raise TypeError(f"{name} is no loop on the host")
     contender = contender._replace(settings=contender.settings[:1])
     traces = partial(scipy_solvers.traces, contender)
-    return Solver(contender.label, traces, contender.settings, most)
+    return Solver(contender.label, traces, contender.settings, most, bounded=bounded)
 
 
 def _optimistix(label: str, name: str, most: int | None = None) -> Solver:
@@ -90,8 +92,9 @@ def _optimistix(label: str, name: str, most: int | None = None) -> Solver:
 SOLVERS: Mapping[str, Solver] = {
     "auto-dsa": _descent("auto-dsa"),
     "auto-dsa-light": _descent("auto-dsa-light"),
+    "minimize": Solver("minimize()", descents.minimize_traces, ours=True, bounded=True),
     "scipy-bfgs": _scipy("scipy-bfgs", SMALL),
-    "scipy-lbfgsb": _scipy("scipy-lbfgs"),
+    "scipy-lbfgsb": _scipy("scipy-lbfgs", bounded=True),
     "scipy-cg": _scipy("scipy-cg"),
     "optax-lbfgs": _optax_lbfgs(),
     "optimistix-bfgs": _optimistix("BFGS, Optimistix", "BFGS", SMALL),
@@ -142,7 +145,10 @@ def _compiled(name: str) -> watch.Compiled:
 
 
 def _fits(solver: Solver, compiled: watch.Compiled) -> bool:
-    return solver.most is None or compiled.problem.n <= solver.most
+    problem = compiled.problem
+    if problem.bounds and not solver.bounded:
+        return False
+    return solver.most is None or problem.n <= solver.most
 
 
 def _rows(
@@ -155,6 +161,7 @@ def _rows(
         return pd.DataFrame(
             {
                 "problem": problem.name,
+                "kind": problem.kind,
                 "n": problem.n,
                 "half": problem.half,
                 "solver": name,

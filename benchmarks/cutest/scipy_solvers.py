@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from scipy.optimize import Bounds
 
 from benchmarks.cutest.watch import Compiled, Trace, Watch
 from benchmarks.shared.optimizers.contenders import HostContender
@@ -14,15 +15,16 @@ def traces(
 ) -> Iterator[Trace]:
     """At every setting."""
     start = np.asarray(compiled.problem.start)
+    bounds = Bounds(*compiled.problem.bounds) if compiled.problem.bounds else None
     for setting in contender.settings:
         watch = Watch(compiled.evaluate, budget)
-        restarting(_minimizing(contender, watch, setting), start, watch.lowest)
+        restarting(_minimizing(contender, watch, setting, bounds), start, watch.lowest)
         # What its line search accepts is lower.
         yield watch.trace(setting, end_loss=watch.lowest()[0])
 
 
 def _minimizing(
-    contender: HostContender, watch: Watch, setting: float
+    contender: HostContender, watch: Watch, setting: float, bounds: Bounds | None
 ) -> Callable[[np.ndarray], None]:
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
         value, grad = watch(point)
@@ -30,4 +32,6 @@ def _minimizing(
         # It steps back from what is infinite, not from what is no number.
         return np.inf if np.isnan(loss) else loss, np.array(grad)
 
-    return lambda start: contender.minimize(objective, start, setting)
+    within = {} if bounds is None else {"bounds": bounds}
+    minimize: Callable[..., None] = contender.minimize
+    return lambda start: minimize(objective, start, setting, **within)

@@ -25,16 +25,19 @@ class Group(NamedTuple):
       halves: of `HALVES`.
       least: parameters.
       most: parameters.
+      kind: of `problems.KINDS`.
     """
 
     halves: tuple[str, ...] = HALVES
     least: int = 1
     most: int = LARGE
+    kind: str = "unconstrained"
 
     def of(self, records: pd.DataFrame) -> pd.DataFrame:
         """Its part of the records."""
         sizes = records["n"].between(self.least, self.most)
-        return records[sizes & records["half"].isin(self.halves)]
+        kinds = records["kind"] == self.kind
+        return records[sizes & kinds & records["half"].isin(self.halves)]
 
 
 SIZES = ((1, SMALL), (SMALL + 1, LARGE))

@@ -143,7 +143,7 @@ def _polishing(task: Task, polisher: Polisher) -> Callable[[Any], Iterator[Look]
     """From params to looks at the switch and after it, by gradient evaluations."""
     tx = optax.with_extra_args_support(polisher.make())
     # In parts that a core's caches hold: a third faster than the whole at once.
-    whole = dsa_optax.microbatched_value_and_grad(task.loss, task.batch_size)
+    whole = dsa_optax.full_batch.microbatched_value_and_grad(task.loss, task.batch_size)
 
     @jax.jit
     def step(params: Any, state: Any, train: Examples) -> tuple[Any, Any]:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from benchmarks.paper.tables import overview
 from benchmarks.shared.optimizers.defaults import PAPER_OPTIMIZERS, Optimizer
-from dsa_optax import basic_dsa, dsa, exponential_dsa, parameterwise_dsa
+from dsa_optax import dsa
+from dsa_optax.paper import basic_dsa, exponential_dsa, parameterwise_dsa
 
 VARIANTS_EXPERIMENT = "variants"
 STANDARDIZED_EXPERIMENT = "standardized"

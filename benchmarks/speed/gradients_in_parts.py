@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-import dsa_optax
 from benchmarks.shared.timing import seconds
+from dsa_optax.full_batch import microbatched_value_and_grad, streamed_value_and_grad
 
 Data = tuple[np.ndarray, np.ndarray]
 Call = Callable[[], tuple[jax.Array, Any]]
@@ -53,11 +53,11 @@ def _rows(number: int, repeats: int) -> Iterator[dict[str, object]]:
         for start in range(0, rows, SIZE)
     ]
     one_call = jax.jit(jax.value_and_grad(_loss))
-    microbatched = jax.jit(dsa_optax.microbatched_value_and_grad(_loss, SIZE))
+    microbatched = jax.jit(microbatched_value_and_grad(_loss, SIZE))
     calls: Mapping[str, Call] = {
         "one call": partial(one_call, params, *on_device),
         "microbatched": partial(microbatched, params, *on_device),
-        "streamed": partial(dsa_optax.streamed_value_and_grad(_loss, host), params),
+        "streamed": partial(streamed_value_and_grad(_loss, host), params),
     }
     bytes_of = {
         "one call": _temp_bytes(one_call, params, data),

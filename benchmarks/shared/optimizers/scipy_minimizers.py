@@ -8,17 +8,22 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg.blas import dsymv, dsyr2
-from scipy.optimize import minimize
+from scipy.optimize import Bounds, minimize
 from scipy.optimize._optimize import MemoizeJac, _line_search_wolfe12, _LineSearchError
 
 Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]
 """From a flat vector to the loss and its gradient, both in float64."""
 
 
-def lbfgs(objective: Objective, start: np.ndarray, memory: float) -> None:
-    """L-BFGS-B without bounds, with as many pairs in memory."""
+def lbfgs(
+    objective: Objective,
+    start: np.ndarray,
+    memory: float,
+    bounds: Bounds | None = None,
+) -> None:
+    """L-BFGS-B with as many pairs in memory."""
     options = {"maxcor": int(memory), "ftol": 0, "gtol": 0}
-    _minimize(objective, start, "L-BFGS-B", options)
+    _minimize(objective, start, "L-BFGS-B", options, bounds)
 
 
 def cg(objective: Objective, start: np.ndarray, tolerance: float) -> None:
@@ -66,6 +71,10 @@ def _updated(inverse: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.nd
 
 
 def _minimize(
-    objective: Objective, start: np.ndarray, method: str, options: dict[str, Any]
+    objective: Objective,
+    start: np.ndarray,
+    method: str,
+    options: dict[str, Any],
+    bounds: Bounds | None = None,
 ) -> None:
-    minimize(objective, start, jac=True, method=method, options=options)
+    minimize(objective, start, jac=True, method=method, options=options, bounds=bounds)

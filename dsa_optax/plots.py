@@ -10,6 +10,8 @@ import numpy as np
 
 from dsa_optax._diagnostics import RateSummary
 
+__all__ = ["plot_learning_rates", "plot_step_lengths"]
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -91,7 +93,7 @@ def plot_learning_rates(
       ...     params, state, value = step(*carry)
       ...     return (params, state), dsa_optax.summary(state, carry[1])
       >>> _, history = jax.lax.scan(body, (params, tx.init(params)), length=30)
-      >>> figure = dsa_optax.plot_learning_rates(history, leaves="w")
+      >>> figure = dsa_optax.plots.plot_learning_rates(history, leaves="w")
       >>> [axes.get_title() for axes in figure.axes if axes.get_title()]
       ['w']
     """
@@ -175,7 +177,8 @@ def plot_step_lengths(
       ...     params, state, value = step(*carry)
       ...     return (params, state), state.inner.lengths
       >>> _, lengths = jax.lax.scan(body, (w, tx.init(w)), length=30)
-      >>> figure = dsa_optax.plot_step_lengths(lengths, ["sign", "Muon", "L-BFGS"])
+      >>> names = ["sign", "Muon", "L-BFGS"]
+      >>> figure = dsa_optax.plots.plot_step_lengths(lengths, names)
       >>> [text.get_text() for text in figure.legends[0].get_texts()]
       ['sign', 'Muon', 'L-BFGS']
     """

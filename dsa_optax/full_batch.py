@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+__all__ = ["microbatched_value_and_grad", "streamed_value_and_grad"]
+
 Batch = Any
 Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]
 ValueAndGrad = tuple[jax.Array, optax.Updates]
@@ -59,7 +61,7 @@ def microbatched_value_and_grad(
       >>> def loss(w, x, y):
       ...     return jnp.mean((x @ w - y) ** 2)
       >>> x, y = jnp.ones((1000, 2)), jnp.arange(1000.0)
-      >>> value_and_grad = dsa_optax.microbatched_value_and_grad(loss, 64)
+      >>> value_and_grad = dsa_optax.full_batch.microbatched_value_and_grad(loss, 64)
       >>> tx = dsa_optax.dsa()
       >>> @jax.jit
       ... def step(w, state, x, y):
@@ -138,7 +140,7 @@ def streamed_value_and_grad(
       >>> def batches():  # or a list, or a data loader
       ...     for rows in (64, 64, 22):
       ...         yield np.ones((rows, 2), np.float32), np.full(rows, rows, np.float32)
-      >>> value_and_grad = dsa_optax.streamed_value_and_grad(loss, batches)
+      >>> value_and_grad = dsa_optax.full_batch.streamed_value_and_grad(loss, batches)
       >>> tx = dsa_optax.dsa()
       >>> w = jnp.zeros(2)
       >>> state = tx.init(w)
@@ -307,5 +309,5 @@ def _check_concrete(params: optax.Params) -> None:
             "function nor a `tx.update` that is given it can stand inside jax.jit, "
             "jax.grad, jax.vmap or jax.lax's loops and conditionals. Take those away, "
             "or, where the data fits on the device, use\n"
-            "    dsa_optax.microbatched_value_and_grad(loss, 256)"
+            "    dsa_optax.full_batch.microbatched_value_and_grad(loss, 256)"
         )
