@@ -45,8 +45,9 @@ def auto_dsa(
     tell, and up to 1,000 parameters the reach finds itself. Without it (leave it out
     where the loss rises on purpose) no step exceeds a fifth of any tensor. Rates
     and bounds are relative to the size that each tensor begins with, so that the units
-    of the params (in float32 from 1e-18 to 1e18) don't matter, but to L-BFGS those of
-    tensors beside each other. An update costs one gradient.
+    of the params (in float32 from 1e-18 to 1e18) don't matter. (L-BFGS, above 1,000
+    parameters, is slower where the units of two tensors are far apart.) An update costs
+    one gradient.
 
     For full-batch training. For mini-batches there is `adaptive_warmup`, around Muon
     with its usual rate and schedule, and for the polishing after them `dsa`.

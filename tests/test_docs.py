@@ -42,6 +42,7 @@ def test_pages_with_code_are_known():
     assert CODE == [
         "full_batches.md",
         "getting_started.md",
+        "minimize.md",
         "polishing.md",
         "which_one.md",
         "wrappers.md",
@@ -54,6 +55,13 @@ def test_getting_started(tmp_path, monkeypatch, capsys):
     assert "'w': Array(" in capsys.readouterr().out
     assert (tmp_path / "rates.png").exists()
     assert (tmp_path / "lengths.png").exists()
+
+
+def test_minimize(tmp_path, monkeypatch, capsys):
+    end = run(PAGES["minimize.md"], tmp_path, monkeypatch)
+    assert abs(end["best"]["b"] - 0.7) < 1e-4
+    assert abs(dsa_optax.best(end["state"]).params["a"] - 3) < 1e-4
+    assert "The loss" not in capsys.readouterr().out  # of not being finite
 
 
 def test_which_one(tmp_path, monkeypatch):
@@ -84,14 +92,19 @@ def test_flax_linen(tmp_path, monkeypatch):
 
 
 def test_flax_nnx(tmp_path, monkeypatch):
-    assert run(section(LIBRARIES, "Flax nnx"), tmp_path, monkeypatch)["value"] < 0.01
+    end = run(section(LIBRARIES, "Flax nnx"), tmp_path, monkeypatch)
+    assert end["value"] < 0.01
+    x, y = end["x"], end["y"]
+    found = end["loss"](end["trained"], x, y)
+    assert found == pytest.approx(float(end["fit"].value), rel=1e-3)
+    assert found < 1e-4
 
 
 def test_equinox(tmp_path, monkeypatch):
     pytest.importorskip("equinox")
     end = run(section(LIBRARIES, "Equinox"), tmp_path, monkeypatch)
-    assert end["value"] < 1e-3
-    rates, *_ = dsa_optax.learning_rates(end["state"])
+    assert end["fit"].value < 1e-3
+    rates, *_ = dsa_optax.learning_rates(end["fit"].state)
     assert rates.layers[0].weight.shape == (16, 1)
     assert jax.numpy.isfinite(rates.layers[0].weight).all()
     assert jax.numpy.abs(jax.vmap(end["model"])(end["x"]) - end["y"]).max() < 0.1
@@ -106,10 +119,13 @@ median = guide.median(fit.params)
 assert abs(median["slope"] - least_squares[0]) < 1e-3
 assert abs(median["intercept"] - least_squares[1]) < 1e-3
 assert 0.03 < posterior["slope"].std() < 0.07
+assert mode.reason == dsa_optax.Reason.CONVERGED
+assert abs(to_values(mode.params)["slope"] - least_squares[0]) < 1e-2
 """,
     "GPJax": """
 assert len(losses) == 100
 assert losses[-1] < -26.4939  # SciPy's L-BFGS-B ends at -26.49399 as well
+assert fit.value < -26.4939 and fit.reason == dsa_optax.Reason.CONVERGED
 """,
     "Optimistix": """
 assert solution.stats["num_steps"] < 100
@@ -127,7 +143,7 @@ assert jnp.abs(jax.vmap(lambda t: u(t, params))(t) - exact).max() < 1e-3
 def run_apart(title: str, folder: Path) -> None:
     oldest = "1.0" if title == "GPJax" else None  # before it had another interface
     pytest.importorskip(title.lower(), oldest, exc_type=ImportError)
-    (code,) = blocks_of(section(LIBRARIES, title))
+    code = "\n".join(blocks_of(section(LIBRARIES, title)))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", code + CLIENTS[title]],

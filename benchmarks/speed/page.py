@@ -118,7 +118,7 @@ def _readable(table: pd.DataFrame, cell: str = "{:.3g}") -> pd.DataFrame:
 
 
 def one_line_each(steps: pd.DataFrame) -> pd.DataFrame:
-    """The table of docs/speed.md.
+    """The table of the page's first section.
 
     Args:
       steps: that section.

@@ -16,7 +16,6 @@ from benchmarks.race import page as race_page
 from benchmarks.shared.data import tables
 from benchmarks.shared.optimizers.contenders import CONTENDERS
 from benchmarks.shared.optimizers.defaults import OPTIMIZERS
-from benchmarks.shared.tables import in_markdown
 from benchmarks.speed import page as speed_page
 
 ROOT = Path(__file__).parents[2]
@@ -64,13 +63,11 @@ def test_the_page_of_speed_follows_from_its_records(tmp_path):
 def test_the_readme_and_the_docs_show_the_measured_tables(tabular):
     race = pd.read_csv(RESULTS / race_page.RECORDS)
     images = pd.read_csv(RESULTS / page.IMAGE_RECORDS)
-    steps = pd.read_csv(RESULTS / "speed" / "steps.csv")
     for page_of, table in (
         ("README.md", race_page.in_short(race)),
         ("docs/results.md", race_page.glance(race)),
         ("docs/claims.md", page.glance(tabular)),
         ("docs/claims.md", image_page.glance(images)),
-        ("docs/speed.md", in_markdown(speed_page.one_line_each(steps))),
     ):
         assert table in (ROOT / page_of).read_text(encoding="utf-8"), page_of
 

@@ -54,12 +54,15 @@ def traces(run, problem, budget):
 
 
 def test_what_the_package_lists_is_there_but_for_what_is_left_out():
-    assert len(problems.listed()) == 197
-    assert set(problems.LEFT_OUT) < set(problems.listed())
-    assert len(problems.names()) == 189
+    free, bounded = map(problems.listed, problems.KINDS)
+    assert (len(free), len(bounded)) == (197, 89)
+    assert not set(free) & set(bounded)
+    assert set(problems.LEFT_OUT) < {*free, *bounded}
+    counts = [len(problems.names(kind)) for kind in (*problems.KINDS, None)]
+    assert counts == [189, 85, 274]
     assert not set(problems.names()) & set(problems.LEFT_OUT)
-    assert problems.listed()["KIRBY2LS"] == "kirby"
-    assert "WATSON" not in problems.listed()  # it is defined, and commented out
+    assert free["KIRBY2LS"] == "kirby"
+    assert "WATSON" not in free  # it is defined, and commented out
 
 
 @pytest.mark.parametrize(
@@ -96,6 +99,27 @@ def test_a_problem_is_loaded_in_64_bits_and_alone():
     with jax.enable_x64(True):
         loss = float(problem.objective(jnp.asarray(x)))
     assert loss == pytest.approx(np.sum(([*y, 0.0246] - fitted) ** 2), rel=1e-13)
+
+
+def test_bounds_and_a_start_within():
+    problem = problems.load("HS5")  # Hock and Schittkowski's
+    assert problem.kind == "bounded"
+    np.testing.assert_array_equal(problem.bounds, [[-1.5, -3], [4, 3]])
+    for name in ("minimize", "scipy-lbfgsb"):
+        [trace] = traces(runs.SOLVERS[name].traces, problem, 60)
+        assert trace.losses[0] == 1
+        least = -np.sqrt(3) / 2 - np.pi / 3
+        assert min(trace.losses) == pytest.approx(least, rel=1e-9)
+    start = problems.load("PALMER5B").start
+    low, high = problems.load("PALMER5B").bounds
+    assert np.all((low <= start) & (start <= high))
+    assert problems.load("ROSENBR").bounds is None
+
+
+def test_minimize_ends_by_itself():
+    [trace] = traces(descents.minimize_traces, bowl(), 500)
+    assert trace.spent == len(trace.losses) < 500
+    assert trace.losses[0] == 2
 
 
 def test_a_name_decides_its_half():
@@ -330,6 +354,7 @@ def test_a_row_has_all_that_the_page_needs(tmp_path, bowls):
     assert runs.load(path).to_dict("records") == [
         {
             "problem": "SMALL",
+            "kind": "unconstrained",
             "n": 2,
             "half": problems.half("SMALL"),
             "solver": "adam",
@@ -346,9 +371,20 @@ def test_a_row_has_all_that_the_page_needs(tmp_path, bowls):
 # Scores and the page ------------------------------------------------------------------
 
 
-def record(problem, solver, best, curve, *, n=2, half="choosing", setting=0.0):
+def record(
+    problem,
+    solver,
+    best,
+    curve,
+    *,
+    n=2,
+    half="choosing",
+    setting=0.0,
+    kind="unconstrained",
+):
     return {
         "problem": problem,
+        "kind": kind,
         "n": n,
         "half": half,
         "solver": solver,
@@ -427,7 +463,24 @@ def test_the_page_shows_a_miss_as_a_miss(tmp_path):
     assert "## The choosing half, 1,001 to 10,000 parameters: 1 problem\n" in text
     assert "## Both halves, 1 to 1,000 parameters: 2 problems\n" in text
     assert "11 to 1,000" not in text
+    assert "With bounds" not in text
     assert (tmp_path / page.FIGURE).stat().st_size > 10_000
+
+
+def test_the_page_shows_bounds_apart(tmp_path):
+    bounded = [
+        record("FOUR", "minimize", 0.0, "1:1 7:0", kind="bounded"),
+        record("FOUR", "scipy-lbfgsb", 0.0, "1:1 9:0", kind="bounded"),
+    ]
+    records = pd.concat([RECORDS, pd.DataFrame(bounded)])
+    records.to_csv(tmp_path / page.RECORDS, index=False)
+    page.write(tmp_path)
+    text = (tmp_path / "cutest.md").read_text()
+    assert "## With bounds, the choosing half: 1 problem\n" in text
+    assert "## Both halves, 1 to 1,000 parameters: 2 problems\n" in text
+    free, with_bounds = text.split("With bounds:\n")
+    assert "| FOUR" not in free
+    assert "| FOUR" in with_bounds
 
 
 def test_a_part_is_run_from_the_command_line(tmp_path, capsys, monkeypatch):
@@ -455,11 +508,12 @@ def test_the_page_follows_from_the_committed_records(tmp_path):
 def test_the_committed_records_are_whole():
     records = runs.load(RESULTS / page.RECORDS)
     assert set(records["problem"]) == set(problems.names())
-    sizes = records.groupby("problem")["n"].first()
-    assert sizes.max() <= scores.LARGE
+    facts = records.groupby("problem")[["n", "kind"]].first()
+    assert facts["n"].max() <= scores.LARGE
     for name, solver in runs.SOLVERS.items():
         rows = records[records["solver"] == name]
-        fits = sizes if solver.most is None else sizes[sizes <= solver.most]
+        fits = facts if solver.most is None else facts[facts["n"] <= solver.most]
+        fits = fits if solver.bounded else fits[fits["kind"] == "unconstrained"]
         assert set(rows["problem"]) == set(fits.index), name
         settings = rows.groupby("problem")["setting"].agg(set)
         assert (settings == set(solver.settings)).all()
