@@ -32,6 +32,9 @@ class BFGSState(NamedTuple):
 MANY = 10
 """Of more parameters the first pair may scale H down, and not only up."""
 
+LEAST_SCALE = 0.25
+"""To no less than so much, where there are several tensors."""
+
 
 def bfgs_direction() -> optax.GradientTransformationExtraArgs:
     r"""Turns a gradient g into −Hg, with BFGS's estimate H of the inverse Hessian.
@@ -48,7 +51,9 @@ def bfgs_direction() -> optax.GradientTransformationExtraArgs:
     :math:`s^\top y / y^\top H y` times itself, but never down: what it overestimates
     one step tells, and what it underestimates takes many. Only the first pair, where
     there are more than 10 parameters, scales it down as well: to be taught their many
-    directions one by one takes longer. One product with H serves both Hy and Hg.
+    directions one by one takes longer. Of several tensors it does so to a quarter at
+    most, for the steepest of them speaks in the pair, and their sizes are units
+    already. One product with H serves both Hy and Hg.
 
     Without a clearly positive curvature H stays; where rounding spoils the direction,
     that is zero, and H begins again. So the direction wants a bound on its length.
@@ -83,14 +88,19 @@ def bfgs_direction() -> optax.GradientTransformationExtraArgs:
         sizes = updates.layout.of_leaves(verdict.sizes)
         sizes = jax.tree.map(lambda s, u: jnp.broadcast_to(s, u.shape), sizes, updates)
         units = _flat(sizes).astype(state.grads.dtype)
-        state = _learnt(_flat(verdict.moved) / units, _flat(updates) * units, state)
+        tensors = len(updates.layout.sizes())
+        state = _learnt(
+            _flat(verdict.moved) / units, _flat(updates) * units, state, tensors
+        )
         direction = jnp.where(state.sound, -state.product * units, 0)
         return _like(direction, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _learnt(step: jax.Array, grads: jax.Array, state: BFGSState) -> BFGSState:
+def _learnt(
+    step: jax.Array, grads: jax.Array, state: BFGSState, tensors: int
+) -> BFGSState:
     """The state with H for the last step, if that is of use, and Hg."""
     turn = grads - state.grads
     curvature = jnp.vdot(step, turn)
@@ -107,7 +117,8 @@ def _learnt(step: jax.Array, grads: jax.Array, state: BFGSState) -> BFGSState:
     step, turn, turned = (jnp.where(useful, x, 0) for x in (step, turn, turned))
     growth = _growth(curvature, jnp.vdot(turn, turned))
     first = ~state.taught & (len(grads) > MANY)
-    grown = jnp.where(first, growth, jnp.maximum(growth, 1))
+    least = jnp.where(first, LEAST_SCALE if tensors > 1 else 0.0, 1.0)
+    grown = jnp.maximum(growth, least.astype(growth.dtype))
     product, turned = grown * product, grown * turned
     along = rho * (1 + rho * jnp.vdot(turn, turned)) * step - rho * turned
     # H' = H + s aᵀ − ρ Hy sᵀ, and so is its product with the gradient.

@@ -15,6 +15,7 @@ from dsa_optax import _checks
 from dsa_optax._auto import auto_dsa
 from dsa_optax._best import KeepBestState, keep_best
 from dsa_optax._bounds import Bounds, bounds_of, clipped, held
+from dsa_optax._step_back import backs_of
 from dsa_optax._train_step import known_to_a_step
 
 PATIENCE = 100
@@ -125,11 +126,11 @@ def minimize(
       \le \max(\mathtt{gtol}, \varepsilon^{2/3}) \, \lvert L \rvert,
 
     so that scaling any tensor could change no more of the loss than that share (each
-    gradient having fallen to half of its greatest, and the loss being within that share
-    of the best; a minimum of zero has no size, and such a run goes on to its last
-    rounding), or where a hundred steps have not lowered the best loss by
-    :math:`\max(\mathtt{ftol}, \varepsilon) \, \lvert L \rvert`, or where its steps are
-    spent.
+    gradient having fallen to half of its greatest, the loss being within that share of
+    the best, and the step not being taken back); or where a hundred steps have not
+    lowered the best loss by :math:`\max(\mathtt{ftol}, \varepsilon) \, \lvert L
+    \rvert`; or where its steps are spent. A minimum of zero has no size: such a run
+    goes on to its last rounding.
 
     The loop is compiled, once for each loss, optimizer and shapes: pass data as
     arguments, and define the loss once, not anew for each call. It may stand inside
@@ -307,11 +308,14 @@ def _step(problem: _Problem, run: _Run, given: _Given) -> _Run:
     steepest = jnp.where(as_before, jnp.fmax(state.steepest, slopes), slopes)
     grad_norm = jnp.linalg.norm(slopes).astype(best.dtype)
     is_first = ~jnp.isfinite(before)
+    # Where the optimizer doesn't stay, as on a plateau below the start, is no end.
+    stays_here = backs_of(opt_state) == backs_of(state.opt_state)
     least_progress = _share(given.ftol, 1, value.dtype) * jnp.abs(best)
     progressed = best < state.anchor - least_progress.astype(best.dtype)
     idle = jnp.where(progressed, 0, state.idle + 1)
     ends = {
-        Reason.CONVERGED: _is_flat(params, slopes, steepest, value, best, given.gtol),
+        Reason.CONVERGED: stays_here
+        & _is_flat(params, slopes, steepest, value, best, given.gtol),
         Reason.NO_PROGRESS: (idle >= PATIENCE) & jnp.greater_equal(given.ftol, 0),
         Reason.NOT_FINITE: is_first & ~(jnp.isfinite(value) & jnp.isfinite(grad_norm)),
     }

@@ -248,6 +248,17 @@ def _share_to_keep(
     return jnp.where(back, share, jnp.ones_like(share))
 
 
+def backs_of(state: optax.OptState) -> jax.Array:
+    """How many steps were taken back, by all that do so in a state; else 0."""
+
+    def steps_back(node: Any) -> bool:
+        return isinstance(node, StepBackState)
+
+    nodes = jax.tree.leaves(state, is_leaf=steps_back)
+    backs = [node.backs for node in nodes if steps_back(node)]
+    return sum(backs, jnp.zeros([], jnp.int32))
+
+
 # The loss -----------------------------------------------------------------------------
 
 

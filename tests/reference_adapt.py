@@ -267,7 +267,12 @@ def lbfgs_directions(thetas, grads, memory_size):
 
 
 def bfgs_directions(thetas, grads, units):
-    """The direction of BFGS at each of the points, in these units of the params."""
+    """The direction of BFGS at each of the points, in these units of the params.
+
+    Of several tensors, which have several units, the first pair scales down to a
+    quarter at most.
+    """
+    down = 0.0 if len(set(units)) == 1 else 0.25
     thetas, grads = thetas / units, grads * units
     h = np.eye(len(units)) * max(1.0, 1 / np.linalg.norm(grads[0]))
     directions, first = [], True
@@ -276,7 +281,7 @@ def bfgs_directions(thetas, grads, units):
             s, y = thetas[t] - thetas[t - 1], g - grads[t - 1]
             if s @ y > np.finfo(float).eps * np.linalg.norm(s) * np.linalg.norm(y):
                 growth = (s @ y) / (y @ h @ y)
-                h = h * (growth if first and len(units) > 10 else max(growth, 1.0))
+                h = h * max(growth, down if first and len(units) > 10 else 1.0)
                 first = False
                 left = np.eye(len(units)) - np.outer(s, y) / (s @ y)
                 h = left @ h @ left.T + np.outer(s, s) / (s @ y)

@@ -235,6 +235,24 @@ def test_a_plateau_above_the_best_is_no_convergence():
     assert found.value < 1e-8
 
 
+def test_a_plateau_below_the_start_is_no_convergence():
+    """A line begun too high: a step beyond its reach lowers the loss, and is level."""
+    x = jnp.linspace(-5, 5, 60)
+
+    def line(params, x):
+        return params["height"] * jnp.exp(-(((x - params["center"]) / 1.5) ** 2))
+
+    def loss(params):
+        return jnp.mean((line(params, x) - line(truth, x)) ** 2)
+
+    truth = {"height": jnp.array(1.0), "center": jnp.array(0.0)}
+    begin = {"height": jnp.array(3.0), "center": jnp.array(0.9)}
+    far = loss({"height": jnp.array(3.0), "center": jnp.array(100.0)})
+    assert far < loss(begin)
+    found = minimize(loss, begin)
+    assert found.value < 1e-12
+
+
 def test_no_progress():
     found = minimize(parabola, jnp.zeros(2), tx=optax.sgd(0.9), gtol=None, ftol=0.5)
     assert found.reason == Reason.NO_PROGRESS
