@@ -282,68 +282,112 @@ def _loop(problem: _Problem, run: _Run, given: _Given, until: int) -> _Run:
 _go_on = jax.jit(_loop, static_argnums=0, donate_argnums=1)
 
 
+class _Seen(NamedTuple):
+    """What was evaluated at some params.
+
+    Attributes:
+      value: the loss.
+      grads: its gradient; zeros where a bound holds a parameter.
+      stays: where one does, booleans; None without bounds.
+      slopes: the norm of each tensor's gradient, a vector.
+    """
+
+    value: jax.Array
+    grads: optax.Updates
+    stays: Any
+    slopes: jax.Array
+
+
 def _step(problem: _Problem, run: _Run, given: _Given) -> _Run:
-    state, bounds = run.state, given.bounds
-    params = state.params
-    value, grads = _evaluated(problem, params, given.args)
-    stays = held(params, grads, bounds) if bounds else None
+    old = run.state
+    seen = _evaluated(problem, old.params, given)
+    new = _noted(old, *_advanced(problem, old, seen, given), seen, given.ftol)
+    return _Run(
+        count=run.count + 1,
+        reason=_reason(old, new, seen, given),
+        history=run.history.at[run.count].set(seen.value),
+        state=new,
+    )
+
+
+def _evaluated(problem: _Problem, params: optax.Params, given: _Given) -> _Seen:
+    value_and_grad = jax.value_and_grad(problem.loss_fn, has_aux=problem.has_aux)
+    value, grads = value_and_grad(params, *given.args)
+    value = value[0] if problem.has_aux else value
+    stays = held(params, grads, given.bounds) if given.bounds else None
     grads = _unless(stays, grads, jax.tree.map(jnp.zeros_like, grads))
+    return _Seen(value, grads, stays, _norms(grads, value.dtype))
+
+
+def _advanced(
+    problem: _Problem, state: MinimizeState, seen: _Seen, given: _Given
+) -> tuple[optax.Params, KeepBestState]:
+    """The next params, within the bounds, and the optimizer's state."""
+    params, bounds = state.params, given.bounds
 
     def loss_within(params: optax.Params, *args: Any) -> Any:
         return problem.loss_fn(clipped(params, bounds), *args)
 
     known = known_to_a_step(
-        loss_within, params, value, grads, *given.args, has_aux=problem.has_aux
+        loss_within,
+        params,
+        seen.value,
+        seen.grads,
+        *given.args,
+        has_aux=problem.has_aux,
     )
-    updates, opt_state = keep_best(problem.tx).update(
-        grads, state.opt_state, params, **known
-    )
+    tx = keep_best(problem.tx)
+    updates, opt_state = tx.update(seen.grads, state.opt_state, params, **known)
     stepped = clipped(optax.apply_updates(params, updates), bounds)
+    return _unless(seen.stays, stepped, params), opt_state
 
-    best, before = opt_state.best.value, state.opt_state.best.value
-    slopes = _norms(grads, value.dtype)
+
+def _noted(
+    old: MinimizeState,
+    params: optax.Params,
+    opt_state: KeepBestState,
+    seen: _Seen,
+    ftol: ArrayLike,
+) -> MinimizeState:
+    """The state after a step, with what tells when to end."""
+    best, before = opt_state.best.value, old.opt_state.best.value
     # Of a tensor that was just caught by a bound, or freed, the slope is another.
-    caught = _counts(stays, params)
-    as_before = caught == state.caught
-    steepest = jnp.where(as_before, jnp.fmax(state.steepest, slopes), slopes)
-    grad_norm = jnp.linalg.norm(slopes).astype(best.dtype)
-    is_first = ~jnp.isfinite(before)
+    caught = _counts(seen.stays, params)
+    steepest = jnp.where(
+        caught == old.caught, jnp.fmax(old.steepest, seen.slopes), seen.slopes
+    )
+    grad_norm = jnp.linalg.norm(seen.slopes).astype(best.dtype)
+    is_best = (best < before) | ~jnp.isfinite(before)
+    least_progress = _share(ftol, 1, seen.value.dtype) * jnp.abs(best)
+    progressed = best < old.anchor - least_progress.astype(best.dtype)
+    return MinimizeState(
+        params=params,
+        opt_state=opt_state,
+        grad_norm=jnp.where(is_best, grad_norm, old.grad_norm),
+        steepest=steepest,
+        caught=caught,
+        anchor=jnp.where(progressed, best, old.anchor),
+        idle=jnp.where(progressed, 0, old.idle + 1),
+    )
+
+
+def _reason(
+    old: MinimizeState, new: MinimizeState, seen: _Seen, given: _Given
+) -> jax.Array:
+    """Why the run ends with a step; that its steps are spent, if it doesn't yet."""
+    is_first = ~jnp.isfinite(old.opt_state.best.value)
+    is_finite = jnp.isfinite(seen.value) & jnp.all(jnp.isfinite(seen.slopes))
     # Where the optimizer doesn't stay, as on a plateau below the start, is no end.
-    stays_here = backs_of(opt_state) == backs_of(state.opt_state)
-    least_progress = _share(given.ftol, 1, value.dtype) * jnp.abs(best)
-    progressed = best < state.anchor - least_progress.astype(best.dtype)
-    idle = jnp.where(progressed, 0, state.idle + 1)
+    stays_here = backs_of(new.opt_state) == backs_of(old.opt_state)
     ends = {
-        Reason.CONVERGED: stays_here
-        & _is_flat(params, slopes, steepest, value, best, given.gtol),
-        Reason.NO_PROGRESS: (idle >= PATIENCE) & jnp.greater_equal(given.ftol, 0),
-        Reason.NOT_FINITE: is_first & ~(jnp.isfinite(value) & jnp.isfinite(grad_norm)),
+        Reason.CONVERGED: stays_here & _is_flat(old.params, new, seen, given.gtol),
+        Reason.NO_PROGRESS: (new.idle >= PATIENCE) & jnp.greater_equal(given.ftol, 0),
+        Reason.NOT_FINITE: is_first & ~is_finite,
     }
-    reason = run.reason
+    reason = jnp.int32(Reason.STEPS_SPENT)
     for why, holds in ends.items():
         reason = jnp.where(holds, jnp.int32(why), reason)
-    return _Run(
-        count=run.count + 1,
-        reason=reason,
-        history=run.history.at[run.count].set(value),
-        state=MinimizeState(
-            params=_unless(stays, stepped, params),
-            opt_state=opt_state,
-            grad_norm=jnp.where(is_first | (best < before), grad_norm, state.grad_norm),
-            steepest=steepest,
-            caught=caught,
-            anchor=jnp.where(progressed, best, state.anchor),
-            idle=idle,
-        ),
-    )
-
-
-def _evaluated(
-    problem: _Problem, params: optax.Params, args: tuple[Any, ...]
-) -> tuple[jax.Array, optax.Updates]:
-    value_and_grad = jax.value_and_grad(problem.loss_fn, has_aux=problem.has_aux)
-    value, grads = value_and_grad(params, *args)
-    return value[0] if problem.has_aux else value, grads
+    return reason
 
 
 def _unless(mask: Any, new: Any, old: Any) -> Any:
@@ -354,23 +398,18 @@ def _unless(mask: Any, new: Any, old: Any) -> Any:
 
 
 def _is_flat(
-    params: optax.Params,
-    slopes: jax.Array,
-    steepest: jax.Array,
-    value: jax.Array,
-    best: jax.Array,
-    gtol: ArrayLike,
+    params: optax.Params, noted: MinimizeState, seen: _Seen, gtol: ArrayLike
 ) -> jax.Array:
     """Whether scaling any tensor could change next to nothing of the loss.
 
     Where a tensor begins near zero that is so from the start, so that its slope must
     have fallen, too. And the loss is as low as any: a plateau above isn't the end.
     """
-    dtype = value.dtype
+    value, slopes, dtype = seen.value, seen.slopes, seen.value.dtype
     most = _share(gtol, 2 / 3, dtype) * jnp.abs(value)
     is_small = jnp.max(slopes * _norms(params, dtype)) <= most
-    has_fallen = jnp.all(slopes <= steepest / 2)
-    is_low = value <= best.astype(dtype) + most
+    has_fallen = jnp.all(slopes <= noted.steepest / 2)
+    is_low = value <= noted.opt_state.best.value.astype(dtype) + most
     is_asked = jnp.greater_equal(gtol, 0)
     return jnp.isfinite(value) & is_asked & is_low & is_small & has_fallen
 
