@@ -59,7 +59,7 @@ def test_getting_started(tmp_path, monkeypatch, capsys):
 
 def test_minimize(tmp_path, monkeypatch, capsys):
     end = run(PAGES["minimize.md"], tmp_path, monkeypatch)
-    assert abs(end["best"]["b"] - 0.7) < 1e-4
+    assert abs(end["best"].params["b"] - 0.7) < 1e-4
     assert abs(dsa_optax.best(end["state"]).params["a"] - 3) < 1e-4
     assert "The loss" not in capsys.readouterr().out  # of not being finite
 
