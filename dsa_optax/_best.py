@@ -93,6 +93,7 @@ def keep_best(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@jax.jit  # so that the value lies on all the devices that the params lie on
 def no_best(params: optax.Params) -> Best:
     """Before any loss is known."""
     copies = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
