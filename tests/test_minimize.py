@@ -167,7 +167,7 @@ def test_a_loss_that_cannot_be_hashed():
 def test_reasons_read_as_sentences():
     for reason in Reason:
         assert str(reason).endswith(".")
-        assert Reason(jnp.int32(reason)) is reason
+        assert Reason(int(jnp.int32(reason))) is reason
 
 
 def test_spent():
@@ -328,7 +328,7 @@ def test_under_vmap_each_ends_by_itself():
     for i, center in enumerate(centers):
         alone = found_for(center)
         assert together.steps[i] == alone.steps
-        assert Reason(together.reason[i]) == alone.reason == Reason.CONVERGED
+        assert Reason(int(together.reason[i])) == alone.reason == Reason.CONVERGED
         np.testing.assert_allclose(together.params[i], alone.params, rtol=1e-9)
         history = together.history[i]
         np.testing.assert_allclose(history[: alone.steps], alone.history, rtol=1e-9)
