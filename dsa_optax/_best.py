@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from dsa_optax import _checks
+from dsa_optax._trees import nodes_of
 
 
 class Best(NamedTuple):
@@ -133,8 +134,7 @@ def best(state: optax.OptState) -> Best:
       >>> dsa_optax.best(state)
       Best(params={'w': Array([1., 1.], dtype=float32)}, value=Array(3., dtype=float32))
     """
-    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, KeepBestState))
-    found = [leaf for leaf in leaves if isinstance(leaf, KeepBestState)]
+    found = nodes_of(state, KeepBestState)
     if len(found) != 1:
         raise ValueError(
             f"`state` must hold the state of one `keep_best`, but holds {len(found)}: "

@@ -16,6 +16,7 @@ from dsa_optax._state import (
     ReachState,
     log2_rates,
 )
+from dsa_optax._trees import nodes_of
 
 _State: TypeAlias = AdaptState | ReachState | DSAState | LinearDSAState
 
@@ -163,23 +164,17 @@ def _starts(state: _State) -> optax.Params:
     return jax.tree.map(lambda _: state.start, rates)
 
 
-def _nodes(state: Any, kinds: tuple[type, ...]) -> list[Any]:
-    """The nodes of some types in a state, but none below another."""
-    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
-    return [leaf for leaf in leaves if isinstance(leaf, kinds)]
-
-
 def _blended(state: Any) -> tuple[Any, ...] | None:
     """The parts of a blend that have rates, where there is just a blend in a state."""
     kinds = get_args(_State)
-    found = _nodes(state, (BlendState, *kinds))
+    found = nodes_of(state, BlendState, *kinds)
     if len(found) != 1 or not isinstance(found[0], BlendState):
         return None
-    return tuple(part for part in found[0].parts if _nodes(part, kinds))
+    return tuple(part for part in found[0].parts if nodes_of(part, *kinds))
 
 
 def _find(state: Any, name: str) -> _State:
-    found = _nodes(state, get_args(_State))
+    found = nodes_of(state, *get_args(_State))
     if len(found) != 1:
         raise ValueError(
             f"`{name}` must hold the state of one optimizer of dsa_optax, but holds "

@@ -21,7 +21,13 @@ from dsa_optax import _checks
 from dsa_optax._norms import sizes
 from dsa_optax._packed import Packed, for_state, on_one_device, packed
 from dsa_optax._state import StepBackState
-from dsa_optax._trees import inner_products, widest, widest_of, zeros_like
+from dsa_optax._trees import (
+    inner_products,
+    nodes_of,
+    widest,
+    widest_of,
+    zeros_like,
+)
 
 STEEPEST_RISE = 100.0
 """A step ends too far where it is this much steeper uphill than it was downhill."""
@@ -250,12 +256,7 @@ def _share_to_keep(
 
 def backs_of(state: optax.OptState) -> jax.Array:
     """How many steps were taken back, by all that do so in a state; else 0."""
-
-    def steps_back(node: Any) -> bool:
-        return isinstance(node, StepBackState)
-
-    nodes = jax.tree.leaves(state, is_leaf=steps_back)
-    backs = [node.backs for node in nodes if steps_back(node)]
+    backs = [node.backs for node in nodes_of(state, StepBackState)]
     return sum(backs, jnp.zeros([], jnp.int32))
 
 

@@ -1,4 +1,4 @@
-"""Arithmetic of trees: dtypes, steps, scalar products."""
+"""Trees: their dtypes and nodes, steps along them, scalar products."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -57,6 +57,12 @@ def map_below(fn: Callable[..., Any], prefix: optax.Params, *trees: Any) -> Any:
         prefix,
         *trees,
     )
+
+
+def nodes_of(tree: Any, *kinds: type) -> list[Any]:
+    """The nodes of some types in a tree, but none below another."""
+    leaves = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, kinds))
+    return [leaf for leaf in leaves if isinstance(leaf, kinds)]
 
 
 # Steps and products -------------------------------------------------------------------

@@ -283,9 +283,9 @@ class _Run(NamedTuple):
         row: Row = {"epoch": number, "loss": float(loss)}
         row["seconds"] = time.perf_counter() - started
         params, state, best = carry
-        # Copies, as the next epoch reuses the memory of the params.
-        copies = partial(jax.tree.map, jnp.copy, params)
-        for name, metric in (evaluate(copies()) if evaluate else {}).items():
+        # Of copies, as the next epoch reuses the memory of the params.
+        metrics = evaluate(jax.tree.map(jnp.copy, params)) if evaluate else {}
+        for name, metric in metrics.items():
             if name in row:
                 raise ValueError(
                     f"`evaluate` returned {name!r}, which the history has already; "

@@ -1,8 +1,8 @@
 """CUTEst's problems, without constraints or with bounds, as losses of one vector.
 
 They are in the package sif2jax. To import it takes minutes, since it makes every
-problem it has. So each is
-loaded from its own module, in a package of another name whose parents are empty.
+problem it has. So each is loaded from its own module, in a package of another name
+whose parents are empty.
 """
 
 import ast
