@@ -35,7 +35,8 @@ def bounds_of(pair: Any, params: optax.Params) -> Bounds | None:
         bounds = Bounds(*map(_filled, pair, (-np.inf, np.inf), (params, params)))
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"`bounds` must be numbers, or trees like the params: {MEND}"
+            "`bounds` must be numbers, or trees like the params, with arrays (no lists) "
+            f"for arrays: {MEND}"
         ) from error
     jax.tree.map_with_path(_check, params, *bounds)
     return bounds

@@ -17,6 +17,7 @@ from dsa_optax._best import KeepBestState, keep_best
 from dsa_optax._bounds import Bounds, bounds_of, clipped, held
 from dsa_optax._step_back import backs_of
 from dsa_optax._train_step import known_to_a_step
+from dsa_optax._trees import nodes_of
 
 PATIENCE = 100
 """So many steps without progress end a run."""
@@ -130,7 +131,8 @@ def minimize(
     the best, and the step not being taken back); or where a hundred steps have not
     lowered the best loss by :math:`\max(\mathtt{ftol}, \varepsilon) \, \lvert L
     \rvert`; or where its steps are spent. A minimum of zero has no size: such a run
-    goes on to its last rounding.
+    goes on to its last rounding. Where there is no progress at a point that is flatter
+    than the best, as in another, higher minimum, it begins again from the best.
 
     The loop is compiled, once for each loss, optimizer and shapes: pass data as
     arguments, and define the loss once, not anew for each call. It may stand inside
@@ -233,6 +235,8 @@ class _Run(NamedTuple):
     count: jax.Array  # type: ignore[assignment]
     reason: jax.Array
     history: jax.Array
+    grad_norm: jax.Array  # at the params of the last step, best or not
+    begun_at: jax.Array  # the best loss where it began again
     state: MinimizeState
 
 
@@ -253,7 +257,14 @@ def _begin(
         _check_state(state, first)
         first = jax.tree.map(jnp.copy, state)._replace(idle=first.idle)
     zero = jnp.zeros([], jnp.int32)
-    return _Run(zero, zero, jnp.full(steps, jnp.nan, value.dtype), first)
+    return _Run(
+        count=zero,
+        reason=zero,
+        history=jnp.full(steps, jnp.nan, value.dtype),
+        grad_norm=jnp.full_like(first.grad_norm, jnp.inf),
+        begun_at=jnp.full_like(first.anchor, jnp.inf),
+        state=first,
+    )
 
 
 def _first_state(problem: _Problem, params: optax.Params, dtype: Any) -> MinimizeState:
@@ -276,7 +287,35 @@ def _loop(problem: _Problem, run: _Run, given: _Given, until: int) -> _Run:
     def goes_on(run: _Run) -> jax.Array:
         return (run.count < until) & (run.reason == Reason.STEPS_SPENT)
 
-    return jax.lax.while_loop(goes_on, lambda run: _step(problem, run, given), run)
+    def to_an_end(run: _Run) -> _Run:
+        run = jax.lax.while_loop(goes_on, lambda run: _step(problem, run, given), run)
+        return _begun_again(problem, run, given)
+
+    return jax.lax.while_loop(goes_on, to_an_end, run)
+
+
+def _begun_again(problem: _Problem, run: _Run, given: _Given) -> _Run:
+    """From the best, where a run stands still at another point that is flatter.
+
+    Then the best is no minimum, but a point on the way to another, higher one. It is
+    once more only from a lower best, so that there is an end.
+    """
+    state = run.state
+    best = state.opt_state.best
+    margin = _share(given.ftol, 1, best.value.dtype) * jnp.abs(best.value)
+    ended = run.reason == Reason.NO_PROGRESS
+    steeper = state.grad_norm > run.grad_norm
+    is_beside = ended & steeper & (best.value < run.begun_at - margin)
+    anew = run._replace(
+        reason=jnp.zeros_like(run.reason),
+        begun_at=best.value,
+        state=state._replace(
+            params=best.params,
+            opt_state=KeepBestState(best, problem.tx.init(best.params)),
+            idle=jnp.zeros_like(state.idle),
+        ),
+    )
+    return jax.tree.map(partial(jnp.where, is_beside), anew, run)
 
 
 _go_on = jax.jit(_loop, static_argnums=0, donate_argnums=1)
@@ -300,23 +339,44 @@ class _Seen(NamedTuple):
 
 def _step(problem: _Problem, run: _Run, given: _Given) -> _Run:
     old = run.state
-    seen = _evaluated(problem, old.params, given)
+    seen = _evaluated(problem, run, given)
     new = _noted(old, *_advanced(problem, old, seen, given), seen, given.ftol)
     return _Run(
         count=run.count + 1,
         reason=_reason(old, new, seen, given),
         history=run.history.at[run.count].set(seen.value),
+        grad_norm=jnp.linalg.norm(seen.slopes).astype(run.grad_norm.dtype),
+        begun_at=run.begun_at,
         state=new,
     )
 
 
-def _evaluated(problem: _Problem, params: optax.Params, given: _Given) -> _Seen:
-    value_and_grad = jax.value_and_grad(problem.loss_fn, has_aux=problem.has_aux)
-    value, grads = value_and_grad(params, *given.args)
-    value = value[0] if problem.has_aux else value
+def _evaluated(problem: _Problem, run: _Run, given: _Given) -> _Seen:
+    params = run.state.params
+    value, grads = _value_and_grad(problem, run, given)
     stays = held(params, grads, given.bounds) if given.bounds else None
     grads = _unless(stays, grads, jax.tree.map(jnp.zeros_like, grads))
     return _Seen(value, grads, stays, _norms(grads, value.dtype))
+
+
+def _value_and_grad(
+    problem: _Problem, run: _Run, given: _Given
+) -> tuple[jax.Array, optax.Updates]:
+    """The loss and its gradient; where a line search ended they are known."""
+    params = run.state.params
+
+    def loss_fn(params: optax.Params, *args: Any) -> Any:
+        value = problem.loss_fn(params, *args)
+        return value[0] if problem.has_aux else value
+
+    searches = nodes_of(run.state.opt_state, optax.ScaleByZoomLinesearchState)
+    if given.bounds or len(searches) != 1:
+        return jax.value_and_grad(loss_fn)(params, *given.args)
+    # What an earlier run knew may have been of other data.
+    value = jnp.where(run.count == 0, jnp.inf, searches[0].value)
+    return optax.value_and_grad_from_state(loss_fn)(
+        params, *given.args, state=searches[0]._replace(value=value)
+    )
 
 
 def _advanced(
