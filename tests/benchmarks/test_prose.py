@@ -23,7 +23,13 @@ from benchmarks.race.nist import runs as nist_runs
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 
-PAGES = {"README": ROOT / "README.md", "results": ROOT / "docs" / "results.md"}
+PAGES = {
+    "README": ROOT / "README.md",
+    **{
+        name: ROOT / "docs" / f"{name}.md"
+        for name in ("claims", "polishing", "results")
+    },
+}
 
 
 def assert_said(page, *phrases):
@@ -271,3 +277,22 @@ def test_cutest_with_bounds_in_sentences():
         f"{held_out.loc['minimize', '1e-05']} of {other_of}, L-BFGS-B "
         f"{held_out.loc['scipy-lbfgsb', '1e-05']}",
     )
+
+
+# The paper's method -------------------------------------------------------------------
+
+
+def test_what_polishing_adds():
+    """Of the five columns of the table of images, which is held to its records."""
+    rows = PAGES["claims"].read_text(encoding="utf-8").splitlines()
+
+    def means(first):
+        (row,) = (row for row in rows if row.startswith(f"| {first}"))
+        return np.array([float(mean) for mean in re.findall(r"([\d.]+) ±", row)])
+
+    gains = means("**DSA** from there") - means("Adamax, at the switch")
+    assert len(gains) == 5
+    gained = f"{gains.min():.1f} to {gains.max():.1f}"
+    assert_said("claims", f"DSA adds {gained} points")
+    assert_said("polishing", f"add {gained} points")
+    assert_said("results", f"add [{gained} points](claims.md)")
