@@ -30,6 +30,7 @@ from dsa_optax._blend import BlendState, blend
 from dsa_optax._diagnostics import RateSummary, learning_rates, summary
 from dsa_optax._dsa import dsa
 from dsa_optax._gradients import make_grad_fn, unmask
+from dsa_optax._matrices import matrices
 from dsa_optax._minimize import Minimized, MinimizeState, Reason, minimize
 from dsa_optax._state import (
     AdaptState,
@@ -70,6 +71,7 @@ __all__ = [
     "learning_rates",
     "make_grad_fn",
     "make_train_step",
+    "matrices",
     "minimize",
     "paper",
     "plots",

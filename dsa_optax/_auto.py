@@ -10,6 +10,7 @@ from dsa_optax import _checks
 from dsa_optax._bfgs import bfgs_direction
 from dsa_optax._blend import summed
 from dsa_optax._lbfgs import lbfgs_direction
+from dsa_optax._matrices import matrices
 from dsa_optax._muon import muon_direction
 from dsa_optax._packed import Packed
 from dsa_optax._rates import Options, adapted
@@ -23,7 +24,7 @@ FEW = 1000
 def auto_dsa(
     memory_size: int = 30,
     *,
-    muon_weight_dimension_numbers: Any | None = None,
+    muon_weight_dimension_numbers: Any | None = matrices,
     state_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Three directions, each with rates that adapt themselves: nothing to tune.
@@ -63,8 +64,9 @@ def auto_dsa(
       muon_weight_dimension_numbers: what Muon's direction takes for matrices, as
         `optax.contrib.muon` has it: a tree like the params (or a function that makes
         one of them) of `optax.contrib.MuonDimensionNumbers`, or None for AdamW's
-        direction. By default all leaves of two axes are matrices. Layers that are
-        stacked for a scan, (L, D, D), need `MuonDimensionNumbers(1, 2)`, and their
+        direction. By default what `matrices` says: leaves of two axes and the kernels
+        of convolutions; None is Optax's default, leaves of two axes alone. Layers that
+        are stacked for a scan, (L, D, D), need `MuonDimensionNumbers(1, 2)`, and their
         biases, (L, D), None.
       state_dtype: dtype of the rates. None is float32, whatever the params' dtype.
 

@@ -35,8 +35,8 @@ def bounds_of(pair: Any, params: optax.Params) -> Bounds | None:
         bounds = Bounds(*map(_filled, pair, (-np.inf, np.inf), (params, params)))
     except (ValueError, TypeError) as error:
         raise ValueError(
-            "`bounds` must be numbers, or trees like the params, with arrays (no lists) "
-            f"for arrays: {MEND}"
+            "`bounds` must be numbers, or trees like the params, of arrays where those "
+            f"are arrays: {MEND}"
         ) from error
     jax.tree.map_with_path(_check, params, *bounds)
     return bounds

@@ -13,6 +13,7 @@ from dsa_optax._packed import Packed, Run, Stored, for_state, joined
 from dsa_optax._trees import widest_of, zeros_like
 
 Numbers: TypeAlias = optax.contrib.MuonDimensionNumbers
+"""Which axes of a leaf are a matrix's."""
 
 DECAY, ADAM_DECAY = 0.95, 0.9
 """Of the mean of the gradients, for matrices and for others."""
@@ -155,7 +156,7 @@ class _Part(NamedTuple):
 
 
 def _of_each_leaf(params: Packed, numbers: Any) -> list[Numbers | None]:
-    """What is a matrix: by default every leaf of two axes."""
+    """What is a matrix: where nothing is said, as to Optax, every leaf of two axes."""
     if numbers is None:
         # Not those without rows, of which Muon divides by zero.
         shapes = params.layout.shapes

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import optax
 
+import dsa_optax
 from benchmarks.shared.optimizers.soap import soap
 
 WARM_UP, DECAY = 0.05, 0.2
@@ -61,6 +62,9 @@ class Contender(NamedTuple):
         return f"{self.label} at {self.rates[0]:g} with a {self.customary}"
 
 
+muon = partial(optax.contrib.muon, muon_weight_dimension_numbers=dsa_optax.matrices)
+"""As its users have it, with the kernels of convolutions as matrices."""
+
 RIVALS: Mapping[str, Contender] = {
     "adam": Contender("Adam", optax.adam, (1e-3, 3e-4, 3e-3, 0.01, 0.03)),
     "adamw": Contender(
@@ -68,7 +72,12 @@ RIVALS: Mapping[str, Contender] = {
         partial(optax.adamw, weight_decay=0.01),
         (1e-3, 3e-4, 3e-3, 0.01, 0.03),
     ),
-    "muon": Contender("Muon", optax.contrib.muon, (0.02, 5e-3, 0.01, 0.05, 0.1)),
+    "muon": Contender("Muon", muon, (0.02, 5e-3, 0.01, 0.05, 0.1)),
+    "muon-decay": Contender(
+        "Muon with weight decay",
+        partial(muon, weight_decay=0.1),
+        (0.02, 5e-3, 0.01, 0.05, 0.1),
+    ),
     "soap": Contender("SOAP", soap, (3e-3, 3e-4, 1e-3, 0.01, 0.03)),
     "prodigy": Contender("Prodigy", optax.contrib.prodigy, (1.0, 0.25, 0.5, 2.0, 4.0)),
     "schedule-free": Contender(
@@ -77,11 +86,14 @@ RIVALS: Mapping[str, Contender] = {
         (2.5e-3, 1e-3, 5e-3, 0.01, 0.02),
         customary="constant",
     ),
+    "momo": Contender(
+        "MoMo-Adam", optax.contrib.momo_adam, (0.01, 1e-3, 3e-3, 0.03, 0.1)
+    ),
 }
 """The defaults are Optax's; of Adam, AdamW and Muon, which have none, the authors'."""
 
 WARMED: Mapping[str, str] = {
-    name: f"warmed-{name}" for name in ("adamw", "muon", "soap")
+    name: f"warmed-{name}" for name in ("adamw", "muon", "muon-decay", "soap")
 }
 """Rivals that run in `adaptive_warmup` too, at their defaults: by what name."""
 
