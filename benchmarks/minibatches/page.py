@@ -218,10 +218,9 @@ def tables(records: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     yield "What `adaptive_warmup` does: without it → in it", warmup_table(records)
     yield "At the end", table(records)
     yield "What a schedule does: the best rate with each", schedules_table(records)
-    yield (
-        "Text: the lowest test loss on the way, beside the last",
-        lowest_table(records),
-    )
+    lowest = lowest_table(records)
+    if len(lowest):
+        yield "Overfitting: the lowest test loss on the way, beside the last", lowest
 
 
 def table(records: pd.DataFrame) -> pd.DataFrame:

@@ -258,6 +258,12 @@ def test_cutest_in_sentences():
     )
 
 
+def test_steps_to_minimizes_own_end():
+    records = cutest_runs.load(RESULTS / cutest_page.RECORDS)
+    mine = Group().of(records[records["solver"] == "minimize"])["evaluations"]
+    assert_said("results", f"it takes {mine.median():.0f} steps in the median")
+
+
 def test_cutest_with_bounds_in_sentences():
     everything = 1, cutest_scores.LARGE, "bounded"
     of, chosen = cutest(CHOSEN_ON, *everything)
