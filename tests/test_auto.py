@@ -29,9 +29,9 @@ def types(tree):
 
 def three_updates(tx, params):
     """Params and state, from a gradient that points away from the params."""
-    state = tx.init(params)
+    state, update = tx.init(params), jax.jit(tx.update)
     for _ in range(3):
-        updates, state = tx.update(params, state, params)
+        updates, state = update(params, state, params)
         params = optax.apply_updates(params, updates)
     return params, state
 

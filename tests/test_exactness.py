@@ -268,7 +268,8 @@ EQUATIONS = {
         {"weight_decay": 0.1, "learning_rate": 0.5, "zero_product": "hold"},
     ),
 }
-WHERE = {"one": [1], "zero": [3], "all": [0, 1, 2, 3]}
+BAD = [np.nan, np.inf, -np.inf]
+WHERE = [[1], [3], [0, 1, 2, 3]]  # one, one whose gradient is zero, all
 
 
 def tree(vector):
@@ -277,111 +278,134 @@ def tree(vector):
     return {"a": vector[:2], "b": vector[2:]}
 
 
-def one_step(key, g, g_probe):
-    """θ and η after one step of library and reference, given both gradients."""
+def spoilt(gradient):
+    """The gradient with what isn't finite in all of these places, and the places."""
+    rows = []
+    for where in WHERE:
+        for bad in BAD:
+            row = gradient.copy()
+            row[where] = bad
+            rows.append((row, where))
+    return rows
+
+
+def steps(key, pairs):
+    """θ and η after one step of library and reference from each pair of gradients."""
     factory, equation, arguments, options = EQUATIONS[key]
     tx = float64(factory, *arguments, **options)
     params = tree(THETA)
-    updates, state = tx.update(
-        tree(g), tx.init(params), params, grad_fn=lambda _: tree(g_probe)
-    )
-    eta = state.lr if hasattr(state, "lr") else state.log2_lr
-    found = flatten(optax.apply_updates(params, updates)), flatten(eta)
 
-    gradients = iter([g, g_probe])
+    @jax.jit
+    @jax.vmap
+    def found(g, g_probe):
+        updates, state = tx.update(
+            g, tx.init(params), params, grad_fn=lambda _: g_probe
+        )
+        eta = state.lr if hasattr(state, "lr") else state.log2_lr
+        return optax.apply_updates(params, updates), eta
+
+    many = jax.vmap(tree)
+    thetas, etas = found(*(many(np.stack(side)) for side in zip(*pairs, strict=True)))
     equation = equation(*arguments, **options)
     start = equation.init(THETA)
-    theta, eta = equation.step(0, THETA, start, lambda _: next(gradients))
-    return found, (theta, np.ravel(eta)), np.ravel(start)
+    for i, pair in enumerate(pairs):
+        gradients = iter(pair)
+        theta, eta = equation.step(0, THETA, start, lambda _, g=gradients: next(g))
+        mine = (flatten(jax.tree.map(lambda x, i=i: x[i], t)) for t in (thetas, etas))
+        yield tuple(mine), (theta, np.ravel(eta)), np.ravel(start)
 
 
 @pytest.mark.parametrize("key", EQUATIONS)
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("where", WHERE)
-def test_non_finite_gradient(key, bad, where):
+def test_non_finite_gradient(key):
     """Where g is not finite nothing moves, decay included, and η stays."""
-    g = GRADIENT.copy()
-    g[WHERE[where]] = bad
-    (theta, eta), expected, start = one_step(key, g, PROBE_GRADIENT)
-    assert_same((theta, eta, eta), (*expected, expected[1]))
-    np.testing.assert_array_equal(theta[WHERE[where]], THETA[WHERE[where]])
-    if key != "eq3":
-        np.testing.assert_array_equal(eta[WHERE[where]], start[WHERE[where]])
-    elif where == "all":
-        np.testing.assert_array_equal(eta, start)
+    rows = spoilt(GRADIENT)
+    found = steps(key, [(g, PROBE_GRADIENT) for g, _ in rows])
+    for (_, where), ((theta, eta), expected, start) in zip(rows, found, strict=True):
+        assert_same((theta, eta, eta), (*expected, expected[1]))
+        np.testing.assert_array_equal(theta[where], THETA[where])
+        if key != "eq3":
+            np.testing.assert_array_equal(eta[where], start[where])
+        elif where == WHERE[-1]:
+            np.testing.assert_array_equal(eta, start)
 
 
 @pytest.mark.parametrize("key", EQUATIONS)
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("where", WHERE)
-def test_non_finite_probe_gradient(key, bad, where):
+def test_non_finite_probe_gradient(key):
     """A non-finite g̃ is an overshoot: rates fall (Eqs. 5, 6) or halve (Eqs. 3, 4)."""
-    g_probe = PROBE_GRADIENT.copy()
-    g_probe[WHERE[where]] = bad
-    found, expected, _ = one_step(key, GRADIENT, g_probe)
-    assert_same((*found, found[1]), (*expected, expected[1]))
-    assert np.isfinite(np.concatenate(found)).all()
+    rows = spoilt(PROBE_GRADIENT)
+    each = steps(key, [(GRADIENT, g_probe) for g_probe, _ in rows])
+    for (_, where), (found, expected, _) in zip(rows, each, strict=True):
+        assert_same((*found, found[1]), (*expected, expected[1]))
+        assert np.isfinite(np.concatenate(found)).all()
+        eta = found[1] if key == "eq3" else found[1][where]
+        if key in ("eq3", "eq4"):
+            np.testing.assert_array_equal(eta, 0.0625)
+        else:
+            fall = {"eq5": 0.25, "eq5-eps": 0.25, "eq6-options": 0.5}.get(key, 0.6)
+            np.testing.assert_allclose(eta, -3.0 - fall, rtol=1e-15)
 
-    eta = found[1] if key == "eq3" else found[1][WHERE[where]]
-    if key in ("eq3", "eq4"):
-        np.testing.assert_array_equal(eta, 0.0625)
-    else:
-        fall = {"eq5": 0.25, "eq5-eps": 0.25, "eq6-options": 0.5}.get(key, 0.6)
-        np.testing.assert_allclose(eta, -3.0 - fall, rtol=1e-15)
+
+def with_second(first, second):
+    """Both gradients with these numbers in the second place."""
+    g, g_probe = GRADIENT.copy(), PROBE_GRADIENT.copy()
+    g[1], g_probe[1] = first, second
+    return g, g_probe
 
 
 @pytest.mark.parametrize("key", EQUATIONS)
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_both_gradients_non_finite(key, bad):
+def test_both_gradients_non_finite(key):
     """A non-finite g wins over a non-finite g̃: η stays, and Eq. 3 omits the term."""
-    g, g_probe = GRADIENT.copy(), PROBE_GRADIENT.copy()
-    g[1] = g_probe[1] = bad
-    (theta, eta), expected, start = one_step(key, g, g_probe)
-    assert_same((theta, eta, eta), (*expected, expected[1]))
-    assert theta[1] == THETA[1]
-    if key == "eq3":
-        assert eta == pytest.approx(0.125 + 0.05 * (0.5 * 0.4 + 0.25 * 3.0))
-    else:
-        assert eta[1] == start[1]
+    pairs = [with_second(bad, bad) for bad in BAD]
+    for (theta, eta), expected, start in steps(key, pairs):
+        assert_same((theta, eta, eta), (*expected, expected[1]))
+        assert theta[1] == THETA[1]
+        if key == "eq3":
+            assert eta == pytest.approx(0.125 + 0.05 * (0.5 * 0.4 + 0.25 * 3.0))
+        else:
+            assert eta[1] == start[1]
 
 
 @pytest.mark.parametrize("key", ["eq3", "eq4"])
 def test_overflowing_product(key):
     """Finite gradients whose product overflows halve the rate of Eqs. 3 and 4."""
-    g, g_probe = GRADIENT.copy(), PROBE_GRADIENT.copy()
-    g[1] = g_probe[1] = -1e200
-    found, expected, _ = one_step(key, g, g_probe)
+    ((found, expected, _),) = steps(key, [with_second(-1e200, -1e200)])
     assert_same((*found, found[1]), (*expected, expected[1]))
     assert found[1][0 if key == "eq3" else 1] == 0.0625
 
 
 @pytest.mark.parametrize("key", ["eq5-eps", "eq6-eps"])
-@pytest.mark.parametrize("sign", [1, -1])
-def test_overflowing_product_with_eps(key, sign):
+def test_overflowing_product_with_eps(key):
     """g̃g / (|g̃g| + ε) tends to ±1: an infinite product is no NaN in Eqs. 5 and 6."""
-    g, g_probe = GRADIENT.copy(), PROBE_GRADIENT.copy()
-    g[1], g_probe[1] = 1e200, sign * 1e200
-    found, expected, start = one_step(key, g, g_probe)
-    assert_same((*found, found[1]), (*expected, expected[1]))
-    assert np.sign(found[1][1] - start[1]) == sign
+    signs = (1, -1)
+    each = steps(key, [with_second(1e200, sign * 1e200) for sign in signs])
+    for sign, (found, expected, start) in zip(signs, each, strict=True):
+        assert_same((*found, found[1]), (*expected, expected[1]))
+        assert np.sign(found[1][1] - start[1]) == sign
 
 
 @pytest.mark.parametrize("key", EQUATIONS)
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_the_probe_leaves_a_non_finite_coordinate(key, bad):
+def test_the_probe_leaves_a_non_finite_coordinate(key):
     """Where g is not finite the probe θ̃ equals θ, weight decay or not."""
     factory, _, arguments, options = EQUATIONS[key]
     tx = float64(factory, *arguments, **options)
-    params, g = tree(THETA), tree([0.5, bad, 0.25, 1.0])
+    params = tree(THETA)
 
     def grad_fn(point):
         kept = point["a"][1] == THETA[1]
         return jax.tree.map(lambda leaf: jnp.where(kept, 1.0, -1.0) + 0 * leaf, point)
 
-    _, state = tx.update(g, tx.init(params), params, grad_fn=grad_fn)
-    before = dsa_optax.learning_rates(tx.init(params))
-    grown = flatten(dsa_optax.learning_rates(state)) > flatten(before)
-    np.testing.assert_array_equal(grown, True if key == "eq3" else [1, 0, 1, 1])
+    @jax.jit
+    @jax.vmap
+    def rates(bad):
+        g = tree(jnp.array([0.5, 0.0, 0.25, 1.0]).at[1].set(bad))
+        _, state = tx.update(g, tx.init(params), params, grad_fn=grad_fn)
+        return dsa_optax.learning_rates(state)
+
+    before = flatten(dsa_optax.learning_rates(tx.init(params)))
+    each = rates(jnp.array(BAD))
+    for i in range(len(BAD)):
+        grown = flatten(jax.tree.map(lambda leaf, i=i: leaf[i], each)) > before
+        np.testing.assert_array_equal(grown, True if key == "eq3" else [1, 0, 1, 1])
 
 
 # Trajectories that leave the loss's domain. -------------------------------------------

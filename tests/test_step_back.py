@@ -34,6 +34,7 @@ FORMS = {
     "adam": dsa_optax.adapt(optax.adam(1.0)),
     "muon": dsa_optax.adapt(optax.contrib.muon(1.0)),
 }
+UPDATES = {form: jax.jit(tx.update) for form, tx in FORMS.items()}
 MAIN = ("auto_dsa", "light")
 
 
@@ -63,8 +64,9 @@ def feed(tx, rows, params=None):
     """The updates and the states, given a gradient a step."""
     params = jnp.ones_like(rows[0]) if params is None else params
     state, updates, states = tx.init(params), [], []
+    step = jax.jit(tx.update)  # eagerly each of its operations would be compiled
     for row in rows:
-        update, state = tx.update(row, state, params)
+        update, state = step(row, state, params)
         params = optax.apply_updates(params, update)
         updates.append(update)
         states.append(state)
@@ -160,9 +162,9 @@ def test_a_blend_steps_back_as_one():
 def test_a_step_that_is_not_what_moved_the_params_is_not_undone(moved):
     """As below `optax.lookahead` and `schedule_free`, which mix params of their own."""
     tx, w = dsa_optax.adapt(optax.sgd(1.0), init_log2_lr=-4.0), jnp.ones(3, F32)
-    state = tx.init(w)
-    updates, state = tx.update(w, state, w)
-    _, state = tx.update(-1e6 * w, state, w + moved * updates)
+    state, update = tx.init(w), jax.jit(tx.update)
+    updates, state = update(w, state, w)
+    _, state = update(-1e6 * w, state, w + moved * updates)
     assert int(state.backs) == 0
 
 
@@ -194,11 +196,10 @@ def test_a_memory_below_two_that_step_back_is_held_by_both():
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_value_that_is_no_number_leads_back_too(form, value):
     """Beyond the pole of −log(w) the gradient is finite, and points further on."""
-    tx, w = FORMS[form], jnp.ones(2, F32)
-    state = tx.init(w)
-    updates, state = tx.update(w, state, w, value=1.0)
+    w, update = jnp.ones(2, F32), UPDATES[form]
+    updates, state = update(w, FORMS[form].init(w), w, value=1.0)
     there = optax.apply_updates(w, updates)
-    back, state = tx.update(there, state, there, value=value)
+    back, state = update(there, state, there, value=value)
     chex.assert_trees_all_close(back, -0.9 * updates, rtol=1e-3)
     assert int(state.backs) == 1
 
@@ -220,8 +221,8 @@ def test_what_was_never_finite_stops_nothing(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_never_finite_again_does_not_stop_it(form):
     """The data is broken from now on: it steps back until nothing is left to take."""
-    tx, w = FORMS[form], jnp.asarray([1.0, 1.0], F32)
-    state, update, moved = tx.init(w), jax.jit(tx.update), []
+    w, update, moved = jnp.asarray([1.0, 1.0], F32), UPDATES[form], []
+    state = FORMS[form].init(w)
     for t in range(80):
         grads = w.at[0].set(jnp.nan) if t >= 5 else w
         updates, state = update(grads, state, w)
@@ -259,8 +260,8 @@ def test_a_valley_from_afar(dtype, with_value):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_loss_that_was_weighted_heavily_for_a_while(form):
     """Nothing remembers the greatest gradient ever."""
-    tx, w = FORMS[form], jnp.asarray([5.0, -3.0], F32)
-    state, update, losses = tx.init(w), jax.jit(tx.update), []
+    w, update, losses = jnp.asarray([5.0, -3.0], F32), UPDATES[form], []
+    state = FORMS[form].init(w)
     for t in range(500):
         weight, minimum = (1e9, 2.0) if t < 100 else (1e-3, 1.0)
         losses.append(float(jnp.sum((w - minimum) ** 2)))
@@ -386,9 +387,6 @@ def test_whatever_lies_beyond_a_wall_all_stays_finite(
             )
         backs = int(state.backs)
         chex.assert_tree_all_finite((w, state))
-
-
-UPDATES = {form: jax.jit(tx.update) for form, tx in FORMS.items()}
 
 
 # Momentum. ----------------------------------------------------------------------------

@@ -3,8 +3,6 @@
 import ast
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ("paper", "race", "cutest", "minibatches", "speed")
 
@@ -23,19 +21,20 @@ def parts_of(path):
 MODULES = sorted((ROOT / "benchmarks").rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: "/".join(parts_of(path)))
-def test_no_module_imports_what_stands_above_it(path):
-    package, name = parts_of(path)[0], path.stem
-    for module in imported(path):
-        _, room, *inner = module.split(".")
-        if package == "shared":
-            assert room == "shared", module
-        elif package in EXPERIMENTS:
-            assert room in (package, "shared"), module
-        if name not in ("command", "__main__"):
-            assert module.startswith("benchmarks.shared") or "command" not in inner
-        if not name.endswith(("page", "command", "__main__")):
-            assert not any(part.endswith("page") for part in inner), module
+def test_no_module_imports_what_stands_above_it():
+    for path in MODULES:
+        package, name = parts_of(path)[0], path.stem
+        for module in imported(path):
+            arrow = f"{'/'.join(parts_of(path))} imports {module}"
+            _, room, *inner = module.split(".")
+            if package == "shared":
+                assert room == "shared", arrow
+            elif package in EXPERIMENTS:
+                assert room in (package, "shared"), arrow
+            if name not in ("command", "__main__"):
+                assert room == "shared" or "command" not in inner, arrow
+            if not name.endswith(("page", "command", "__main__")):
+                assert not any(part.endswith("page") for part in inner), arrow
 
 
 def test_the_library_does_not_import_the_benchmarks():
