@@ -11,6 +11,7 @@ from benchmarks.shared.command import (
     names,
     progress_over,
 )
+from benchmarks.shared.records import read
 from benchmarks.shared.tables import on_screen
 
 
@@ -25,11 +26,12 @@ def run_cutest(
     path = output / page.RECORDS
     done = runs.run(path, chosen, {name: runs.SOLVERS[name] for name in solvers})
     progress_over("CUTEst's problems", done, len(chosen) * len(solvers))
-    records = runs.load(path)
+    records = read(path)
+    if records.empty:
+        return
     for title, table in page.tables(records):
         console.print(on_screen(table, title, "auto_dsa"))
-    if len(records):
-        page.write(output)
+    page.write(output)
 
 
 COMMANDS = (

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.cutest import curves, runs, scores
+from benchmarks.cutest import curves, scores
 from benchmarks.cutest.figures import draw
 from benchmarks.cutest.problems import HALVES, LEFT_OUT
 from benchmarks.cutest.runs import BUDGET, SMALL, SOLVERS
 from benchmarks.cutest.scores import MAIN_TAU, RANGES, SIZES, TAUS, Group
 from benchmarks.shared.files import write_page
+from benchmarks.shared.records import by_the_code, read
 from benchmarks.shared.tables import MISSED, evaluations, in_bold, in_markdown
 
 RECORDS = "cutest.csv.gz"
@@ -21,7 +22,7 @@ FIGURE = "cutest.png"
 
 def write(output: Path) -> None:
     """Writes cutest.md and its figure from the records in `output`."""
-    records = runs.load(output / RECORDS)
+    records = read(output / RECORDS)
     draw(records, output / FIGURE)
     write_page(output / "cutest.md", _sections(records))
 
@@ -133,7 +134,7 @@ Written by `python -m benchmarks cutest --output benchmarks/results`. The record
 [CUTEst](https://github.com/ralna/CUTEst) without constraints or with bounds, as
 [sif2jax](https://github.com/johannahaffner/sif2jax) has them in JAX, of at most
 {scores.LARGE:,} parameters and from CUTEst's starts. Here: {_counted(records)},
-{counts}; solvers: {records["solver"].nunique()}."""
+{counts}; solvers: {records["solver"].nunique()}. {by_the_code(records)}"""
 
 
 def _rules() -> str:

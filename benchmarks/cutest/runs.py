@@ -18,21 +18,18 @@ from benchmarks.cutest import (
     scipy_solvers,
     watch,
 )
-from benchmarks.shared.files import replacing
 from benchmarks.shared.optimizers.contenders import (
     CONTENDERS,
     Contender,
     HostContender,
 )
+from benchmarks.shared.records import Records
 
 BUDGET = 1000
 """Evaluations of a run: of the loss, its gradient, or both at once."""
 
 SMALL = 1000
 """The most parameters for solvers with a square matrix of them."""
-
-# The curves of ten solvers are long. The same records are the same bytes.
-_GZIP = {"method": "gzip", "compresslevel": 6, "mtime": 0}
 
 
 class Solver(NamedTuple):
@@ -122,22 +119,16 @@ def run(
       solvers: by name.
       budget: evaluations of a run.
     """
+    records = Records(path, ("problem", "solver"), digits=15)
     for problem in names:
-        there = load(path)
-        there = there[there["problem"] == problem]
         compiled = cache(partial(_compiled, problem))
         for name, solver in solvers.items():
-            kept = there.loc[there["solver"] == name, "setting"]
-            if set(kept) != set(solver.settings) and _fits(solver, compiled()):
-                _put(path, (problem, name), _rows(compiled(), name, solver, budget))
+            unit = {"problem": problem, "solver": name}
+            kept = records.run(unit)
+            is_whole = len(kept) and set(kept["setting"]) == set(solver.settings)
+            if not is_whole and _fits(solver, compiled()):
+                records.put(unit, _rows(compiled(), solver, budget))
             yield f"{name}, {problem}"
-
-
-def load(path: Path) -> pd.DataFrame:
-    """What was run: nothing where there is no file."""
-    if not path.exists():
-        return pd.DataFrame(columns=["problem", "solver", "setting"])
-    return pd.read_csv(path, compression="gzip")
 
 
 def _compiled(name: str) -> watch.Compiled:
@@ -151,20 +142,16 @@ def _fits(solver: Solver, compiled: watch.Compiled) -> bool:
     return solver.most is None or problem.n <= solver.most
 
 
-def _rows(
-    compiled: watch.Compiled, name: str, solver: Solver, budget: int
-) -> pd.DataFrame:
+def _rows(compiled: watch.Compiled, solver: Solver, budget: int) -> pd.DataFrame:
     problem = compiled.problem
     # What overflows on the way is no news.
     with jax.enable_x64(True), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         return pd.DataFrame(
             {
-                "problem": problem.name,
                 "kind": problem.kind,
                 "n": problem.n,
                 "half": problem.half,
-                "solver": name,
                 "setting": trace.setting,
                 "start_loss": trace.losses[0],
                 "best_loss": np.min(trace.losses),
@@ -174,15 +161,3 @@ def _rows(
             }
             for trace in solver.traces(compiled, budget)
         )
-
-
-def _put(path: Path, unit: tuple[str, str], rows: pd.DataFrame) -> None:
-    """Stores a unit, in place of what there is of it."""
-    if path.exists():
-        # As text, so that no digit of it changes.
-        kept = pd.read_csv(path, dtype=str, compression="gzip")
-        problem, solver = unit
-        same = (kept["problem"] == problem) & (kept["solver"] == solver)
-        rows = pd.concat([kept[~same], rows])
-    with replacing(path) as file:
-        rows.to_csv(file, index=False, compression=_GZIP)

@@ -21,9 +21,10 @@ from benchmarks.minibatches.contenders import (
 )
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
 from benchmarks.shared.files import write_page
+from benchmarks.shared.records import by_the_code, read
 from benchmarks.shared.tables import in_markdown, spread
 
-RECORDS = "minibatch_race.csv"
+RECORDS = "minibatch_race.csv.gz"
 FIGURE = "minibatch_race.png"
 
 LINES = {
@@ -77,7 +78,7 @@ def measure_of(dataset: str) -> Measure:
 
 def write(output: Path) -> None:
     """Writes minibatch_race.md and its figure from the records in `output`."""
-    records = pd.read_csv(output / RECORDS)
+    records = read(output / RECORDS)
     figure(records, output / FIGURE)
     write_page(output / "minibatch_race.md", sections(records))
 
@@ -174,8 +175,8 @@ test examples: the rivals are flattered.{_screened(records)}
 *Default* is the first rate, with the schedule that its users give it (a cosine;
 schedule-free none). The grids, with the default first: {grids}.
 
-What is *in `adaptive_warmup`* is so for a tenth of the steps, at its default rate.\
-{missing(records)}"""
+What is *in `adaptive_warmup`* is so for a tenth of the steps, at its default rate.
+{by_the_code(records)}{missing(records)}"""
 
 
 def _screened(records: pd.DataFrame) -> str:
@@ -286,12 +287,14 @@ def lowest_table(records: pd.DataFrame) -> pd.DataFrame:
     def cells(runs: pd.DataFrame, measure: Measure) -> Iterator[tuple[str, str]]:
         for name, contender, mine in _by_contender(runs):
             whole = mine[mine["optimizer"].isin(_ends(mine, measure)["optimizer"])]
-            means = whole.groupby([*RUN, "epoch"])[measure.column].mean()
-            curves = means.unstack("epoch")
+            curves = {
+                run: looks.groupby("epoch")[measure.column].mean()
+                for run, looks in whole.groupby(RUN)
+            }
             default = (name, contender.customary, contender.rates[0])
-            if default in curves.index:
-                yield f"{contender.label}, default", _lowest(curves.loc[default])
-            best = curves.loc[curves.min(axis=1).idxmin()]
+            if default in curves:
+                yield f"{contender.label}, default", _lowest(curves[default])
+            best = min(curves.values(), key=pd.Series.min)
             yield f"{contender.label}, lowest", _lowest(best)
 
     is_text = records["dataset"].map(lambda dataset: measure_of(dataset) is LOSS)

@@ -16,9 +16,10 @@ from benchmarks.minibatches.polishing import (
 )
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
 from benchmarks.shared.files import write_page
+from benchmarks.shared.records import read
 from benchmarks.shared.tables import in_markdown
 
-RECORDS = "polishing.csv"
+RECORDS = "polishing.csv.gz"
 FIGURE = "polishing.png"
 
 FLOOR = 1e-8
@@ -27,7 +28,7 @@ FLOOR = 1e-8
 
 def write(output: Path) -> None:
     """Writes polishing.md and its figure from the records in `output`."""
-    records = pd.read_csv(output / RECORDS)
+    records = read(output / RECORDS)
     figure(records, output / FIGURE)
     write_page(output / "polishing.md", sections(records))
 

@@ -30,7 +30,7 @@ from benchmarks.shared.command import (
 from benchmarks.shared.data import tables as data
 from benchmarks.shared.data.dataset import Dataset
 from benchmarks.shared.optimizers.defaults import OPTIMIZERS, Optimizer
-from benchmarks.shared.records import Records
+from benchmarks.shared.records import Records, read
 from benchmarks.shared.tables import on_screen, readable
 
 OFFLINE_DATASETS = ("iris", "wine")
@@ -49,7 +49,7 @@ def run_tabular(
 ) -> None:
     """Table 7, Figs. 3 and 4."""
     loaded = [data.load(name, data_dir) for name in datasets]
-    records = Records(output / "tabular.csv")
+    records = Records(output / "tabular.csv.gz")
     chosen = {name: OPTIMIZERS[name] for name in optimizers}
     for dataset in loaded:
         wanted = tabular.recorded_epochs(epochs)
@@ -77,7 +77,7 @@ def run_tabular(
 
 def run_case_studies(output: Path, optimizers: Sequence[str], seeds: int) -> None:
     """Figs. 5, 6 and 9."""
-    records = Records(output / "case_studies.csv")
+    records = Records(output / "case_studies.csv.gz")
     runs = case_studies.run(records, optimizers, seeds=seeds)
     progress_over("Case studies", runs, len(case_studies.units(optimizers)))
     for case in case_studies.CASES:
@@ -90,9 +90,9 @@ def run_case_studies(output: Path, optimizers: Sequence[str], seeds: int) -> Non
 
 def run_sensitivity(output: Path) -> None:
     """Fig. 10."""
-    path = output / "sensitivity.csv"
+    path = output / "sensitivity.csv.gz"
     progress_over("Sensitivity", sensitivity.run(path), sensitivity.UNITS)
-    records = pd.read_csv(path)
+    records = read(path)
     summary = sensitivity.summary(records).set_index("varied")
     console.print(on_screen(readable(summary), "DSA's settings"))
     track_figures.sensitivity(records, output)
@@ -102,7 +102,7 @@ def run_ablations(
     output: Path, datasets: Sequence[str], seeds: int, data_dir: str | None
 ) -> None:
     """Variants of DSA, and every optimizer on standardised features."""
-    records = Records(output / "ablations.csv")
+    records = Records(output / "ablations.csv.gz")
     raw = [data.load(name, data_dir) for name in datasets]
     scaled = [data.load(name, data_dir, standardize=True) for name in datasets]
     studies: list[tuple[str, list[Dataset], dict[str, Optimizer]]] = [

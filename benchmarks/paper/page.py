@@ -22,13 +22,16 @@ from benchmarks.paper.tables import (
 )
 from benchmarks.paper.tabular_claims import CLAIMS as TABULAR_CLAIMS
 from benchmarks.shared.files import write_page
+from benchmarks.shared.records import by_the_code, read
 from benchmarks.shared.tables import in_markdown
 
 COMMAND = "python -m benchmarks full --output benchmarks/results"
 KIN = ("dsa", "rprop", "irprop-minus")
 FAMILY = ("dsa", "adam", "adamw", "adamax")
-IMAGE_RECORDS = "images.csv"
-RECORDS = ("tabular.csv", "case_studies.csv", "sensitivity.csv", "ablations.csv")
+IMAGE_RECORDS = "images.csv.gz"
+RECORDS = tuple(
+    f"{name}.csv.gz" for name in ("tabular", "case_studies", "sensitivity", "ablations")
+)
 
 
 def write(output: Path) -> None:
@@ -58,9 +61,7 @@ def glance(tabular: pd.DataFrame) -> str:
 
 
 def _sections(output: Path) -> Iterator[str]:
-    tabular, cases, sensitivity, variants = (
-        pd.read_csv(output / name) for name in RECORDS
-    )
+    tabular, cases, sensitivity, variants = (read(output / name) for name in RECORDS)
     yield from _preface(tabular)
     claims = [
         *((claim, tabular) for claim in TABULAR_CLAIMS),
@@ -69,7 +70,7 @@ def _sections(output: Path) -> Iterator[str]:
     ]
     images = output / IMAGE_RECORDS
     if images.exists():
-        records = pd.read_csv(images)
+        records = read(images)
         claims += [(claim, records) for claim in image_claims(records)]
     yield from _verdicts(claims)
     yield from _where_dsa_loses(tabular)
@@ -85,8 +86,8 @@ def _preface(tabular: pd.DataFrame) -> Iterator[str]:
     yield f"""\
 Written by `{COMMAND}`
 ({packages}, on the CPU). The records:
-[tabular.csv](tabular.csv), [case_studies.csv](case_studies.csv),
-[sensitivity.csv](sensitivity.csv), [ablations.csv](ablations.csv)."""
+{", ".join(f"[{name}]({name})" for name in RECORDS)}.
+{by_the_code(tabular)}"""
     yield f"""\
 - Figures are mean ± standard deviation over {tabular["seed"].nunique()} seeds of the
   initialisation, on one fixed split (80/20). Scores are per cent on the test part; F1,

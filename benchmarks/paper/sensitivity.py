@@ -11,8 +11,8 @@ import pandas as pd
 
 import dsa_optax
 from benchmarks.paper.case_studies import GENTLE_VALLEY, epochs_to
-from benchmarks.shared.files import replacing
 from benchmarks.shared.optimizers.defaults import OPTIMIZERS
+from benchmarks.shared.records import code, write
 
 EXPERIMENT = "sensitivity"
 EPOCHS = 200
@@ -100,8 +100,7 @@ def run(path: Path, *, epochs: int = EPOCHS) -> Iterator[str]:
 
     It takes seconds, so what is there already is done again.
     """
-    with replacing(path) as file:
-        records(epochs).to_csv(file, index=False, float_format="%.6g")
+    write(path, records(epochs).assign(code=code()))
     yield EXPERIMENT
 
 

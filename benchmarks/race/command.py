@@ -15,8 +15,8 @@ from benchmarks.shared.command import (
     option,
     progress_over,
 )
-from benchmarks.shared.files import replacing
 from benchmarks.shared.optimizers.contenders import CONTENDERS, RIVALS
+from benchmarks.shared.records import read, write
 from benchmarks.shared.tables import on_screen
 
 FEW = 6
@@ -38,9 +38,8 @@ def run_race(
     timed = runs.time_steps(costs, made, chosen)
     for title, done in {"Race": raced, "Time of an evaluation": timed}.items():
         progress_over(title, done, len(made) * len(chosen))
-    records = scores.collect(cache, runs.times(costs), made, chosen)
-    with replacing(output / page.RECORDS) as file:
-        records.to_csv(file, index=False, float_format="%.6g")
+    records = scores.collect(cache, read(costs), made, chosen)
+    write(output / page.RECORDS, records)
     page.write(output)
     main = "".join(map(scores.label, scores.our_names(records)[:1]))
     for title, table in page.screen_tables(records, FEW):

@@ -1,4 +1,4 @@
-"""The page of the race and its figures, from race.csv alone.
+"""The page of the race and its figures, from race.csv.gz alone.
 
 Only the curves are drawn from the cache; where that is gone, their figure stays.
 """
@@ -24,11 +24,12 @@ from benchmarks.race.scores import (
 from benchmarks.shared.files import write_page
 from benchmarks.shared.optimizers.contenders import CONTENDERS, HostContender
 from benchmarks.shared.problems.halves import DEVELOPMENT, TEST
+from benchmarks.shared.records import by_the_code, read
 from benchmarks.shared.tables import in_bold, in_markdown
 from benchmarks.shared.wall_time import REPEATS, TIMED_UPDATES
 
-RECORDS = "race.csv"
-COSTS = "race_times.csv"
+RECORDS = "race.csv.gz"
+COSTS = "race_times.csv.gz"
 PROFILES = "race_profiles.png"
 CURVES = "race_curves.png"
 
@@ -49,7 +50,7 @@ def write(output: Path) -> None:
             f"{output} lacks {RECORDS}: run `python -m benchmarks race --output "
             f"{output}` first."
         )
-    records = pd.read_csv(output / RECORDS)
+    records = read(output / RECORDS)
     draw_profiles(records, output / PROFILES)
     draw_curves(records, cache(output), output / CURVES)
     write_page(output / "race.md", _sections(records, output))
@@ -271,7 +272,7 @@ The records: [{RECORDS}]({RECORDS}), wall times from [{COSTS}]({COSTS}). Problem
 {counts}; seeds of the initialisation: {records["seed"].nunique()}; optimizers:
 {records["optimizer"].nunique()}. Mini-batches have [a page of their
 own](minibatch_race.md), and so has [what was tried](../tried.md) on the development
-half."""
+half. {by_the_code(records)}"""
 
 
 def command(records: pd.DataFrame, output: Path) -> str:

@@ -1,9 +1,9 @@
 """Runs the race, and keeps what was run: its curves, and what a step costs."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,8 +12,9 @@ import pandas as pd
 from benchmarks.race import curves
 from benchmarks.shared.files import replacing
 from benchmarks.shared.optimizers.contenders import AnyContender
+from benchmarks.shared.records import Records, code
 from benchmarks.shared.runner import Problem
-from benchmarks.shared.wall_time import Milliseconds, milliseconds
+from benchmarks.shared.wall_time import milliseconds
 
 Problems = Mapping[str, Callable[[], Problem]]
 Contenders = Mapping[str, AnyContender]
@@ -27,11 +28,15 @@ LONG = 1000
 
 
 class Kept(NamedTuple):
-    """What the cache has of one optimizer on one problem, as in `curves.Curves`."""
+    """What the cache has of one optimizer on one problem, as in `curves.Curves`.
+
+    And the code that it was run by, an array of one string.
+    """
 
     losses: np.ndarray
     accuracy: np.ndarray
     settings: np.ndarray
+    code: np.ndarray
 
 
 def run(
@@ -89,7 +94,8 @@ def _is_kept(path: Path, contender: AnyContender, seeds: int, budget: int) -> bo
 
 
 def _keep(path: Path, contender: AnyContender, curves: curves.Curves) -> None:
-    kept = Kept(curves.losses, curves.accuracy, np.asarray(contender.settings, float))
+    settings = np.asarray(contender.settings, float)
+    kept = Kept(curves.losses, curves.accuracy, settings, np.array(code()))
     with replacing(path) as file, file.open("wb") as stream:
         np.savez_compressed(stream, **kept._asdict())
 
@@ -102,21 +108,13 @@ def time_steps(path: Path, problems: Problems, contenders: Contenders) -> Iterat
       problems: what is trained, by name.
       contenders: who trains, by name, at their defaults.
     """
-    rows = times(path).to_dict("records")
-    there = {(row["problem"], row["optimizer"]) for row in rows}
+    records = Records(path, ("problem", "optimizer"), digits=4)
     for problem, make in problems.items():
         made = cache(make)
         for name, contender in contenders.items():
-            if (problem, name) not in there:
-                unit: dict[Hashable, Any] = {"problem": problem, "optimizer": name}
-                rows.append(unit | milliseconds(made(), contender)._asdict())
-                with replacing(path) as file:
-                    pd.DataFrame(rows).to_csv(file, index=False, float_format="%.4g")
+            unit = {"problem": problem, "optimizer": name}
+            if records.run(unit).empty:
+                spent = milliseconds(made(), contender)
+                records.put(unit, pd.DataFrame([spent._asdict()]))
             yield f"{name}, {problem}"
         jax.clear_caches()
-
-
-def times(path: Path) -> pd.DataFrame:
-    """What was timed, in milliseconds: nothing where there is no file."""
-    columns = ["problem", "optimizer", *Milliseconds._fields]
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=columns)

@@ -84,6 +84,7 @@ def records(
             optimizer=name,
             ours=contenders[name].ours,
             milliseconds=milliseconds[name],
+            code=str(kept.code),
         )
         for name, kept in curves.items()
     ]

@@ -20,6 +20,7 @@ import dsa_optax
 from benchmarks.shared.optimizers import host, scipy_minimizers
 from benchmarks.shared.optimizers.contenders import RIVALS, HostContender
 from benchmarks.shared.problems.halves import DEVELOPMENT, TEST
+from benchmarks.shared.records import read
 from benchmarks.shared.timing import in_a_process, print_rows
 
 PROBLEMS = (
@@ -36,7 +37,7 @@ NAMES = ("adam", "lbfgs", "scipy-bfgs", "auto-light", "auto", "auto-cached")
 
 MOST_STEPS = 3000
 REPEATS = 3
-RACE = Path(__file__).parents[1] / "results" / "race.csv"
+RACE = Path(__file__).parents[1] / "results" / "race.csv.gz"
 
 
 class Goal(NamedTuple):
@@ -66,7 +67,7 @@ def cold(
       "seconds" (infinite where 3,000 steps don't get there), "to_first" (of them, to
       the end of the first step) and "steps" (of SciPy's, evaluations).
     """
-    race, frames = pd.read_csv(RACE), []
+    race, frames = read(RACE), []
     for problem in problems:
         target, adam = goal(race, problem)
         for name in names:

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 from benchmarks.shared.command import OUTPUT, Command, console, names
-from benchmarks.shared.files import replacing
+from benchmarks.shared.records import code, write
 from benchmarks.shared.tables import on_screen, rounded
 from benchmarks.speed import beside_torch, gradients_in_parts, page, pooling, sections
 
@@ -25,9 +25,8 @@ def run_costs(output: Path) -> None:
         ),
     }
     for name, (title, frame) in measured.items():
-        frame = frame.assign(device=jax.devices()[0].device_kind)
-        with replacing(output / f"{name}.csv") as file:
-            frame.to_csv(file, index=False, float_format="%.3g")
+        frame = frame.assign(device=jax.devices()[0].device_kind, code=code())
+        write(output / f"{name}.csv.gz", frame, digits=3)
         console.print(on_screen(rounded(frame), title))
 
 
@@ -37,7 +36,9 @@ def run_speed(output: Path, chosen: Sequence[str]) -> None:
         if section == "torch" and not beside_torch.is_there():
             console.print("Left out: torch, which is not installed")
             continue
-        frame = sections.measure(output, section).drop(columns="machine")
+        frame = sections.measure(output, section).drop(
+            columns=["machine", "code"], errors="ignore"
+        )
         console.print(on_screen(rounded(frame), section))
     page.write(output)
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
 from benchmarks.shared.files import write_page
+from benchmarks.shared.records import read
 from benchmarks.shared.tables import in_markdown, rounded
 from benchmarks.speed import sections
 from benchmarks.speed.growth import exponents
@@ -24,10 +25,21 @@ LARGE = 1e7
 def write(output: Path) -> None:
     """Writes speed.md and its figure from the sections that are there."""
     there = {name for name in sections.SECTIONS if sections.path(output, name).exists()}
-    frames = {name: pd.read_csv(sections.path(output, name)) for name in there}
+    in_order = [name for name in sections.SECTIONS if name in there]
+    frames = {name: read(sections.path(output, name)) for name in in_order}
     if {"parameters", "samples"} <= there:
         figure(frames["parameters"], frames["samples"], output / FIGURE)
     write_page(output / PAGE, _sections(frames))
+
+
+def _by_the_code(frames: dict[str, pd.DataFrame]) -> str:
+    """What each section was measured on, in a sentence."""
+    codes: dict[str, list[str]] = {}
+    for name, frame in frames.items():
+        for code in frame["code"].unique() if "code" in frame else ():
+            codes.setdefault(code, []).append(name)
+    each = "; ".join(f"{code} ({', '.join(codes[code])})" for code in sorted(codes))
+    return f"Run by dsa_optax {each}." if each else ""
 
 
 def _sections(frames: dict[str, pd.DataFrame]) -> Iterator[str]:
@@ -37,7 +49,8 @@ def _sections(frames: dict[str, pd.DataFrame]) -> Iterator[str]:
 By `python -m benchmarks speed --output benchmarks/results`, on {"; ".join(machines)}.
 Steps and updates took turns with what they are compared to, in one process, and a
 ratio is the median of the turns' own (of an update's bytes, of medians). Compilation
-is apart. float32; steps and updates donate their buffers."""
+is apart. float32; steps and updates donate their buffers.
+{_by_the_code(frames)}"""
     yield AIMS
     if "steps" in frames:
         yield "## In one line each"
@@ -49,7 +62,9 @@ A step of training, in steps of SGD, of a small net (10,000 parameters in four a
         if name in frames:
             yield f"## {title}"
             yield text
-            yield in_markdown(table(frames[name].drop(columns="machine")))
+            yield in_markdown(
+                table(frames[name].drop(columns=["machine", "code"], errors="ignore"))
+            )
             if name == "updates":
                 yield from _memory(frames[name])
             if name == "leaves":

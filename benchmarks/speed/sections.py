@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pandas as pd
 
-from benchmarks.shared.files import replacing
+from benchmarks.shared.records import code, write
 from benchmarks.speed import (
     allocator,
     beside_torch,
@@ -43,15 +43,14 @@ SECTIONS: Mapping[str, Callable[[], pd.DataFrame]] = {
 
 def measure(output: Path, section: str) -> pd.DataFrame:
     """Measures a section and keeps its table, with the machine's name, as CSV."""
-    frame = SECTIONS[section]().assign(machine=machine())
-    with replacing(path(output, section)) as file:
-        frame.to_csv(file, index=False, float_format="%.4g")
+    frame = SECTIONS[section]().assign(machine=machine(), code=code())
+    write(path(output, section), frame, digits=4)
     return frame
 
 
 def path(output: Path, section: str) -> Path:
     """Where the table of a section is."""
-    return output / FOLDER / f"{section}.csv"
+    return output / FOLDER / f"{section}.csv.gz"
 
 
 def machine() -> str:

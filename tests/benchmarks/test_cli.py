@@ -30,7 +30,7 @@ def test_tabular_writes_records_figures_and_a_table(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "IRIS, 3 epochs, 2 seeds" in printed
     assert "DSA" in printed
-    frame = pd.read_csv(tmp_path / "tabular.csv")
+    frame = pd.read_csv(tmp_path / "tabular.csv.gz")
     assert set(frame["optimizer"]) == {"sgd", "dsa"}
     assert (tmp_path / "loss_3_epochs.png").stat().st_size > 10_000
 
@@ -123,17 +123,17 @@ def made_up_records(experiment, optimizers, datasets, epochs):
 def full_run(tmp_path_factory):
     """A folder as a full run leaves it, its tables made up, its cases real."""
     folder = tmp_path_factory.mktemp("full")
-    for name in ("case_studies.csv", "sensitivity.csv"):
+    for name in ("case_studies.csv.gz", "sensitivity.csv.gz"):
         shutil.copy(RESULTS / name, folder)
     tabular = made_up_records("tabular", OPTIMIZERS, tables.DATASETS, 1000)
-    tabular.to_csv(folder / "tabular.csv", index=False)
+    tabular.to_csv(folder / "tabular.csv.gz", index=False)
     pd.concat(
         made_up_records(experiment, optimizers, ablations.DATASETS, ablations.EPOCHS)
         for experiment, optimizers in (
             (ablations.VARIANTS_EXPERIMENT, ablations.VARIANTS),
             (ablations.STANDARDIZED_EXPERIMENT, OPTIMIZERS),
         )
-    ).to_csv(folder / "ablations.csv", index=False)
+    ).to_csv(folder / "ablations.csv.gz", index=False)
     return folder
 
 
@@ -154,7 +154,7 @@ def test_page_judges_every_claim_on_both_axes(full_run):
 @pytest.mark.parametrize("axis", ["epoch", "gradient_evaluations"])
 @pytest.mark.parametrize("claim", TABULAR_CLAIMS, ids=lambda claim: claim.text)
 def test_no_claim_about_tables_holds_where_dsa_learns_nothing(full_run, claim, axis):
-    records = pd.read_csv(full_run / "tabular.csv")
+    records = pd.read_csv(full_run / "tabular.csv.gz")
     dsa = records["optimizer"] == "dsa"
     records.loc[dsa, ["accuracy", "f1", "recall", "precision"]] = 10.0
     records.loc[dsa, "train_loss"] = 1.0
@@ -167,7 +167,7 @@ def test_no_claim_about_dsa_holds_where_it_goes_the_way_of_another(
     full_run, claim, axis
 ):
     """On Adadelta's track DSA is slow, and swings out and never calms down."""
-    records = pd.read_csv(full_run / "case_studies.csv")
+    records = pd.read_csv(full_run / "case_studies.csv.gz")
     other = records[records["optimizer"] == "adadelta"].assign(optimizer="dsa")
     records = pd.concat([records[records["optimizer"] != "dsa"], other])
     about_the_others = "make a big wave" in claim.text
@@ -187,7 +187,7 @@ def test_ctrl_c_says_that_the_run_can_go_on(monkeypatch, capsys):
 def test_page_without_records_says_what_to_run(tmp_path, capsys):
     assert cli.main(["page", "--output", str(tmp_path)]) == 1
     error = capsys.readouterr().err
-    assert "lacks tabular.csv" in error
+    assert "lacks tabular.csv.gz" in error
     assert "python -m benchmarks full" in error
 
 
@@ -202,8 +202,8 @@ def test_costs_are_measured_and_recorded(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pooling, "speed", speed)
     assert cli.main(["costs", "--output", str(tmp_path)]) == 0
     assert "microbatched" in capsys.readouterr().out
-    assert len(pd.read_csv(tmp_path / "full_batch.csv")) == 2 * 3
-    assert set(pd.read_csv(tmp_path / "fractional_pool.csv")["device"]) == {"cpu"}
+    assert len(pd.read_csv(tmp_path / "full_batch.csv.gz")) == 2 * 3
+    assert set(pd.read_csv(tmp_path / "fractional_pool.csv.gz")["device"]) == {"cpu"}
     text = "\n".join(image_sections(tmp_path))
     assert "temp_bytes" in text
     assert "overlapping, to 20" in text

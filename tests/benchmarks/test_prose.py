@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 
 from benchmarks.cutest import page as cutest_page
-from benchmarks.cutest import runs as cutest_runs
 from benchmarks.cutest import scores as cutest_scores
 from benchmarks.cutest.scores import Group
 from benchmarks.race import page as race_page
 from benchmarks.race import scores
 from benchmarks.race.nist import page as nist_page
 from benchmarks.race.nist import runs as nist_runs
+from benchmarks.shared.records import read
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -199,7 +199,7 @@ def test_nist_in_sentences():
 
 @cache
 def cutest(half, least, most, kind="unconstrained"):
-    records = cutest_runs.load(RESULTS / cutest_page.RECORDS)
+    records = read(RESULTS / cutest_page.RECORDS)
     part = Group((half,), least, most, kind).of(records)
     return part["problem"].nunique(), cutest_scores.summary(part)
 
@@ -259,7 +259,7 @@ def test_cutest_in_sentences():
 
 
 def test_steps_to_minimizes_own_end():
-    records = cutest_runs.load(RESULTS / cutest_page.RECORDS)
+    records = read(RESULTS / cutest_page.RECORDS)
     mine = Group().of(records[records["solver"] == "minimize"])["evaluations"]
     assert_said("results", f"it takes {mine.median():.0f} steps in the median")
 

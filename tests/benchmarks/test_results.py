@@ -24,7 +24,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 @pytest.fixture(scope="module")
 def tabular():
-    return pd.read_csv(RESULTS / "tabular.csv")
+    return pd.read_csv(RESULTS / "tabular.csv.gz")
 
 
 def without_versions(text):
@@ -32,7 +32,7 @@ def without_versions(text):
 
 
 def test_the_page_follows_from_the_records(tmp_path):
-    for file in RESULTS.glob("*.csv"):
+    for file in RESULTS.glob("*.csv.gz"):
         (tmp_path / file.name).symlink_to(file)
     page.write(tmp_path)
     written = (tmp_path / "README.md").read_text(encoding="utf-8")
@@ -42,7 +42,7 @@ def test_the_page_follows_from_the_records(tmp_path):
 
 @pytest.mark.parametrize("other", [race_page, minibatch_page, polishing_page])
 def test_the_pages_of_the_races_follow_from_their_records(other, tmp_path):
-    for file in RESULTS.glob("*.csv"):
+    for file in RESULTS.glob("*.csv.gz"):
         (tmp_path / file.name).symlink_to(file)
     # The curves are drawn from what is not committed; their figure stays.
     (tmp_path / race_page.CURVES).touch()

@@ -34,7 +34,7 @@ def run_images(
     width: int | None,
 ) -> None:
     """Tables 1, 2 and 4 to 6: the convolution nets on images."""
-    records = Records(output / "images.csv")
+    records = Records(output / "images.csv.gz")
     loaded = [data.load(name, data_dir) for name in datasets]
     for dataset in loaded:
         done = runs.run(
@@ -58,7 +58,7 @@ def run_images(
 
 def run_batch_sizes(output: Path, seeds: int, data_dir: str | None) -> None:
     """DSA, Rprop and Adamax on MNIST, from mini-batches of 64 to the full batch."""
-    records = Records(output / "batch_sizes.csv")
+    records = Records(output / "batch_sizes.csv.gz")
     dataset = data.load("mnist", data_dir)
     done = batch_sizes.run(records, dataset, seeds=seeds)
     total = seeds * len(batch_sizes.SIZES) * len(batch_sizes.NAMES)

@@ -7,19 +7,20 @@ import pandas as pd
 
 from benchmarks.paper.images import batch_sizes, runs
 from benchmarks.paper.tables import at, label
+from benchmarks.shared.records import read
 from benchmarks.shared.tables import in_markdown, rounded, spread
 
 
 def image_sections(output: Path) -> Iterator[str]:
     """What the records in `output` have on images; nothing where there are none."""
-    if (path := output / "images.csv").exists():
-        yield from _nets(pd.read_csv(path))
-    if (path := output / "batch_sizes.csv").exists():
-        yield from _batch_sizes(pd.read_csv(path))
-    if (path := output / "full_batch.csv").exists():
-        yield from _full_batch(pd.read_csv(path))
-    if (path := output / "fractional_pool.csv").exists():
-        yield from _fractional_pool(pd.read_csv(path))
+    if (path := output / "images.csv.gz").exists():
+        yield from _nets(read(path))
+    if (path := output / "batch_sizes.csv.gz").exists():
+        yield from _batch_sizes(read(path))
+    if (path := output / "full_batch.csv.gz").exists():
+        yield from _full_batch(read(path))
+    if (path := output / "fractional_pool.csv.gz").exists():
+        yield from _fractional_pool(read(path))
 
 
 def glance(records: pd.DataFrame) -> str:
@@ -109,7 +110,9 @@ By `python -m benchmarks costs --output benchmarks/results` ({device}): a net of
 hidden layer, batches of 256 rows, the last of 200. `temp_bytes` is the memory that XLA
 sets aside besides arguments and results, ratio the time beside one call's, error the
 largest difference from the gradient in float64, relative to its leaf's largest."""
-    yield in_markdown(rounded(records.drop(columns="device")))
+    yield in_markdown(
+        rounded(records.drop(columns=["device", "code"], errors="ignore"))
+    )
 
 
 def _fractional_pool(records: pd.DataFrame) -> Iterator[str]:
@@ -117,4 +120,6 @@ def _fractional_pool(records: pd.DataFrame) -> Iterator[str]:
     yield f"""\
 By the same command ({records["device"].iloc[0]}): 64 float32 images of 28×28 with 32
 channels; ratio is the time beside `flax.linen.max_pool`'s, to 14×14."""
-    yield in_markdown(rounded(records.drop(columns="device")))
+    yield in_markdown(
+        rounded(records.drop(columns=["device", "code"], errors="ignore"))
+    )

@@ -12,6 +12,7 @@ from benchmarks.shared.command import (
     names,
     progress_over,
 )
+from benchmarks.shared.records import read
 from benchmarks.shared.tables import on_screen
 
 
@@ -29,7 +30,7 @@ def run_nist(
     path = output / page.RECORDS
     done = runs.run(path, regressions, chosen, dtypes)
     progress_over("NIST's regressions", done, len(datasets) * len(dtypes) * len(chosen))
-    for title, table in page.tables(runs.load(path)):
+    for title, table in page.tables(read(path)):
         console.print(on_screen(table, title, "auto_dsa"))
     page.write(output)
 

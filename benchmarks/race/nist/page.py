@@ -1,4 +1,4 @@
-"""The page of NIST's regressions and its figure, from nist.csv alone."""
+"""The page of NIST's regressions and its figure, from nist.csv.gz alone."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +14,16 @@ from benchmarks.race.nist.problems import DTYPES, FLOORS, TOLERANCES
 from benchmarks.race.nist.runs import BUDGET, SOLVERS
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
 from benchmarks.shared.files import write_page
+from benchmarks.shared.records import by_the_code, read
 from benchmarks.shared.tables import MISSED, evaluations, in_bold, in_markdown
 
-RECORDS = "nist.csv"
+RECORDS = "nist.csv.gz"
 FIGURE = "nist.png"
 
 
 def write(output: Path) -> None:
     """Writes nist.md and its figure from the records in `output`."""
-    records = pd.read_csv(output / RECORDS)
+    records = read(output / RECORDS)
     draw(records, output / FIGURE)
     write_page(output / "nist.md", _sections(records))
 
@@ -131,7 +132,7 @@ Written by `python -m benchmarks nist --output benchmarks/results`. The records:
 fits](https://www.itl.nist.gov/div898/strd/nls/nls_main.shtml), each with two starts,
 the first farther off. Here: {datasets} of them; solvers: {solvers}. The loss is the
 residual sum of squares as published, of scalar parameters in NIST's units, unscaled:
-those of one fit differ by up to nine orders of magnitude."""
+those of one fit differ by up to nine orders of magnitude. {by_the_code(records)}"""
 
 
 def _rules() -> str:

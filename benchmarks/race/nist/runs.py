@@ -11,8 +11,8 @@ import pandas as pd
 
 from benchmarks.race.nist import data, descents, scipy_solvers
 from benchmarks.race.nist.problems import Regression, Trace
-from benchmarks.shared.files import replacing
 from benchmarks.shared.optimizers.contenders import CONTENDERS, Contender
+from benchmarks.shared.records import Records
 
 BUDGET = 2000
 """Gradient evaluations of a run."""
@@ -92,31 +92,23 @@ def run(
       dtypes: of `problems.DTYPES`.
       budget: gradient evaluations of a run.
     """
+    records = Records(path, UNIT, digits=10)
     for regression in regressions.values():
         for dtype in dtypes:
             for name, solver in solvers.items():
-                unit = (regression.name, dtype, name)
-                if not _is_there(path, unit, regression, solver):
-                    _put(path, unit, _rows(unit, regression, solver, budget))
+                unit = {"dataset": regression.name, "dtype": dtype, "solver": name}
+                if not _is_whole(records.run(unit), regression, solver):
+                    records.put(unit, _rows(regression, dtype, solver, budget))
                 yield f"{name}, {regression.name}, {dtype}"
         jax.clear_caches()  # XLA's programs hold the regression's data
 
 
-def load(path: Path) -> pd.DataFrame:
-    """What was run: nothing where there is no file."""
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=UNIT)
-
-
 def _rows(
-    unit: tuple[str, str, str], regression: Regression, solver: Solver, budget: int
+    regression: Regression, dtype: str, solver: Solver, budget: int
 ) -> pd.DataFrame:
-    dataset, dtype, name = unit
     return pd.DataFrame(
         {
-            "dataset": dataset,
             "start": trace.start + 1,
-            "dtype": dtype,
-            "solver": name,
             "setting": trace.setting,
             "level": regression.level,
             "evaluations": trace.evaluations_to(regression.goal(dtype)),
@@ -128,23 +120,10 @@ def _rows(
     )
 
 
-def _is_there(
-    path: Path, unit: tuple[str, str, str], regression: Regression, solver: Solver
-) -> bool:
+def _is_whole(rows: pd.DataFrame, regression: Regression, solver: Solver) -> bool:
     """Whether every start and setting of the unit was kept."""
-    kept = load(path)
-    rows = kept[of(kept, UNIT, unit)]
     wanted = len(regression.starts) * len(solver.settings)
     return len(rows) == wanted and set(rows["setting"]) == set(solver.settings)
-
-
-def _put(path: Path, unit: tuple[str, str, str], rows: pd.DataFrame) -> None:
-    """Stores a unit, in place of what there is of it."""
-    kept = load(path)
-    others = kept[~of(kept, UNIT, unit)]
-    frame = pd.concat([others, rows]) if len(others) else rows
-    with replacing(path) as file:
-        frame.to_csv(file, index=False, float_format="%.10g")
 
 
 def of(frame: pd.DataFrame, columns: Sequence[str], values: Sequence[Any]) -> pd.Series:

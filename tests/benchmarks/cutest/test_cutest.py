@@ -29,6 +29,7 @@ from benchmarks.shared.optimizers.contenders import (
     Contender,
     HostContender,
 )
+from benchmarks.shared.records import code, read
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -334,7 +335,7 @@ def test_a_second_run_skips_what_is_there(tmp_path, bowls):
     solvers = {"adam": stub(calls, (0.1, 0.2)), "scipy-bfgs": stub(calls, most=1000)}
     running = runs.run(path, ["SMALL", "LARGE"], solvers, 4)
     assert [next(running) for _ in range(2)] == ["adam, SMALL", "scipy-bfgs, SMALL"]
-    assert len(runs.load(path)) == 3
+    assert len(read(path)) == 3
     assert len(list(runs.run(path, ["SMALL", "LARGE"], solvers, 4))) == 4
     assert calls == ["SMALL", "SMALL", "LARGE"]
     before = path.read_bytes()
@@ -342,7 +343,7 @@ def test_a_second_run_skips_what_is_there(tmp_path, bowls):
     assert path.read_bytes() == before
     # Other settings are another unit's worth of runs.
     list(runs.run(path, ["SMALL"], {"adam": stub(calls, (0.1, 0.3))}, 4))
-    kept = runs.load(path)
+    kept = read(path)
     assert len(calls) == 4
     assert len(kept) == 5
     assert set(kept[kept["problem"] == "SMALL"]["setting"]) == {0.1, 0.3, 0.0}
@@ -351,7 +352,7 @@ def test_a_second_run_skips_what_is_there(tmp_path, bowls):
 def test_a_row_has_all_that_the_page_needs(tmp_path, bowls):
     path = tmp_path / page.RECORDS
     list(runs.run(path, ["SMALL"], {"adam": stub([])}, 4))
-    assert runs.load(path).to_dict("records") == [
+    assert read(path).to_dict("records") == [
         {
             "problem": "SMALL",
             "kind": "unconstrained",
@@ -364,6 +365,7 @@ def test_a_row_has_all_that_the_page_needs(tmp_path, bowls):
             "end_loss": 2,
             "evaluations": 4,
             "curve": "1:1 3:0",
+            "code": code(),
         }
     ]
 
@@ -490,7 +492,7 @@ def test_a_part_is_run_from_the_command_line(tmp_path, capsys, monkeypatch):
     arguments = ["cutest", *part.split(), "--half", half, "--output", str(tmp_path)]
     assert cli.main(arguments) == 0
     assert f"The {half} half, 1 to 1,000" in " ".join(capsys.readouterr().out.split())
-    kept = runs.load(tmp_path / page.RECORDS)
+    kept = read(tmp_path / page.RECORDS)
     of_the_half = {n for n in ("ROSENBR", "BEALE", "CUBE") if problems.half(n) == half}
     assert set(kept["problem"]) == of_the_half
     assert set(kept["solver"]) == {"scipy-lbfgsb", "irprop-minus"}
@@ -506,7 +508,7 @@ def test_the_page_follows_from_the_committed_records(tmp_path):
 
 
 def test_the_committed_records_are_whole():
-    records = runs.load(RESULTS / page.RECORDS)
+    records = read(RESULTS / page.RECORDS)
     assert set(records["problem"]) == set(problems.names())
     facts = records.groupby("problem")[["n", "kind"]].first()
     assert facts["n"].max() <= scores.LARGE

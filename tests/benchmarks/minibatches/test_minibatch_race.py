@@ -36,7 +36,7 @@ def run(path, digits, chosen=CHOSEN, seeds=2):
 
 @pytest.fixture(scope="module")
 def path(digits, tmp_path_factory):
-    path = tmp_path_factory.mktemp("results") / "minibatch_race.csv"
+    path = tmp_path_factory.mktemp("results") / "minibatch_race.csv.gz"
     assert list(run(path, digits)) == [f"{name}, mlp on mnist" for name in CHOSEN]
     return path
 
@@ -178,7 +178,7 @@ def test_what_is_there_is_not_run_again(path, digits, tmp_path, monkeypatch):
 def test_of_a_screened_task_other_seeds_run_what_matters(digits, tmp_path):
     screened = digits._replace(screened=True, epochs=1, looks=1)
     chosen = {"adam": RIVALS["adam"]._replace(rates=(3e-3, 0.01, np.nan))}
-    path = tmp_path / "minibatch_race.csv"
+    path = tmp_path / "minibatch_race.csv.gz"
     for _ in range(2):  # the second finds everything there
         list(runs.run(Records(path), [screened], chosen, seeds=2))
     records = pd.read_csv(path)
@@ -291,6 +291,6 @@ def test_the_command_line(digits, tmp_path, monkeypatch, capsys):
     arguments = "minibatch-race --tasks mlp-mnist --optimizers adam --seeds 1 --output"
     assert cli.main([*arguments.split(), str(tmp_path)]) == 0
     assert "Adam, best" in capsys.readouterr().out
-    frame = pd.read_csv(tmp_path / "minibatch_race.csv")
+    frame = pd.read_csv(tmp_path / "minibatch_race.csv.gz")
     assert set(frame["contender"]) == {"adam"}
     assert (tmp_path / page.FIGURE).stat().st_size > 10_000

@@ -26,7 +26,7 @@ def digits(as_users_run_it):
 
 @pytest.fixture(scope="module")
 def path(digits, tmp_path_factory):
-    path = tmp_path_factory.mktemp("results") / "polishing.csv"
+    path = tmp_path_factory.mktemp("results") / "polishing.csv.gz"
     one = {"adamax": FIRST["adamax"]}
     done = polishing.run(Records(path), [digits], seeds=1, first=one, second=SOME)
     assert list(done) == ["adamax, mlp on mnist"]
@@ -97,7 +97,7 @@ def test_the_command_line(digits, tmp_path, monkeypatch, capsys):
     arguments = "polishing --tasks dnn-mnist --seeds 1 --output"
     assert cli.main([*arguments.split(), str(tmp_path)]) == 0
     assert "MLP on MNIST" in capsys.readouterr().out
-    frame = pd.read_csv(tmp_path / "polishing.csv")
+    frame = pd.read_csv(tmp_path / "polishing.csv.gz")
     assert set(frame["first"]) == set(FIRST)
     assert set(frame["second"]) == {*SECOND, LONGER}
     assert np.isfinite(frame["test_loss"]).all()

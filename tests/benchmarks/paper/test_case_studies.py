@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("as_users_run_it")
 @pytest.fixture(scope="module")
 def path(as_users_run_it, tmp_path_factory):
     """The CSV file of one run, of which the other tests read or copy."""
-    path = tmp_path_factory.mktemp("results") / "case_studies.csv"
+    path = tmp_path_factory.mktemp("results") / "case_studies.csv.gz"
     names = list(run(path))
     assert names == [" ".join(unit) for unit in case_studies.units(CHOSEN)]
     return path

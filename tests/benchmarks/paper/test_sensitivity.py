@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 @pytest.fixture(scope="module")
 def path(as_users_run_it, tmp_path_factory):
-    path = tmp_path_factory.mktemp("results") / "new" / "sensitivity.csv"
+    path = tmp_path_factory.mktemp("results") / "new" / "sensitivity.csv.gz"
     assert len(list(sensitivity.run(path))) == sensitivity.UNITS
     return path
 

@@ -49,7 +49,7 @@ def run_tabular(path, iris, epochs=4, seeds=2, names=("sgd", "dsa")):
 
 
 def test_tabular_records_are_tidy(tmp_path, iris):
-    frame = run_tabular(tmp_path / "tabular.csv", iris)
+    frame = run_tabular(tmp_path / "tabular.csv.gz", iris)
     assert set(frame.columns) >= {
         *RUN,
         *("seed", "epoch", "gradient_evaluations", "train_loss", "seconds"),
@@ -67,7 +67,7 @@ def test_tabular_records_are_tidy(tmp_path, iris):
 
 
 def test_a_second_start_trains_only_what_is_missing(tmp_path, iris, monkeypatch):
-    path = tmp_path / "tabular.csv"
+    path = tmp_path / "tabular.csv.gz"
     first = run_tabular(path, iris, names=("sgd",))
     trained = []
 
@@ -121,7 +121,7 @@ def test_at_takes_the_last_record_within_the_budget():
 
 
 def test_mlp_learns_iris_with_dsa_as_the_paper_says(iris, tmp_path):
-    frame = run_tabular(tmp_path / "t.csv", iris, epochs=100, names=("sgd", "dsa"))
+    frame = run_tabular(tmp_path / "t.csv.gz", iris, epochs=100, names=("sgd", "dsa"))
     final = tables.at(frame, "epoch", 100).set_index("optimizer")["accuracy"]
     assert (final["sgd"] == 20).all()  # Table 7, to the digit
     assert (final["dsa"] >= 95).all()

@@ -23,6 +23,7 @@ from benchmarks.shared.optimizers.contenders import (
 )
 from benchmarks.shared.problems.functions import quadratic, rosenbrock
 from benchmarks.shared.problems.halves import DEVELOPMENT, TEST
+from benchmarks.shared.records import read
 from benchmarks.shared.runner import Problem
 from dsa_optax import make_train_step
 
@@ -306,11 +307,11 @@ def test_kept_curves_are_those_that_were_run(tmp_path):
 
 
 def test_steps_are_timed_once(tmp_path, monkeypatch):
-    path = tmp_path / "times.csv"
+    path = tmp_path / "times.csv.gz"
     names = ("dsa", "lbfgs", "scipy-bfgs")
     some = {"sgd": SGD, **{name: RIVALS[name] for name in names}}
     assert len(list(runs.time_steps(path, {"bowl": bowl}, some))) == 4
-    table = runs.times(path).set_index("optimizer")
+    table = read(path).set_index("optimizer")
     assert (table[["evaluation", "update"]] > 0).all(axis=None)
     assert table.loc["sgd", "evaluation"] == table.loc["sgd", "update"]
     twice = table.loc["dsa", "update"] / table.loc["dsa", "evaluation"]
@@ -327,7 +328,8 @@ def kept(*settings, accuracy=nan):
     """Curves from lists of losses: settings of seeds, settings 0, 1, 2, …."""
     losses = np.array(settings, np.float32)
     seen = np.full_like(losses, accuracy)
-    return Kept(losses, seen, np.arange(len(losses), dtype=float))
+    settings = np.arange(len(losses), dtype=float)
+    return Kept(losses, seen, settings, np.array("0+code"))
 
 
 def falling(to, at, length=8, start=100.0):
@@ -474,7 +476,9 @@ def test_a_run_blows_up_if_it_ends_far_above_its_best(end, blown):
 def test_late_blow_ups_show_in_long_runs_alone():
     losses = np.ones((1, 1, 1001))
     losses[..., 0], losses[..., 500:] = 101, 50
-    records = table({"a": Kept(losses, np.full_like(losses, nan), np.zeros(1))})
+    records = table(
+        {"a": Kept(losses, np.full_like(losses, nan), np.zeros(1), np.array("0+code"))}
+    )
     assert records[["end_loss_300", "end_loss_1000"]].to_numpy().tolist() == [[1, 50]]
     assert not scores.blow_ups(records, 300).any()
     assert scores.blow_ups(records, 1000).all()
@@ -529,7 +533,7 @@ def test_page_tells_all_from_the_records(made_up, tmp_path):
     page.write(tmp_path)
     text = (tmp_path / "race.md").read_text()
     names = sorted(file.name for file in tmp_path.iterdir())
-    assert names == ["race.csv", "race.md", "race_profiles.png"]
+    assert names == ["race.csv.gz", "race.md", "race_profiles.png"]
     for part in (
         "--problems p q --optimizers our-main our-light lbfgs adam --seeds 2 --quick",
         "1 in the development half, 1 in the test half",

@@ -1,4 +1,4 @@
-"""The runner, the records, and the tables on the paper's MLP."""
+"""The runner, and the paper's MLP."""
 
 from itertools import pairwise
 
@@ -6,17 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pandas as pd
 import pytest
 
 import dsa_optax
 from benchmarks.shared.data.tables import load
 from benchmarks.shared.models.mlp import MLP
 from benchmarks.shared.optimizers.defaults import OPTIMIZERS
-from benchmarks.shared.records import RUN, Records
 from benchmarks.shared.runner import Problem, train
-
-KEY = dict(zip(RUN, ("tabular", "iris", "mlp", "dsa"), strict=True))
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -84,27 +80,3 @@ def test_train_evaluates_two_gradients_a_step_for_dsa_and_one_for_sgd():
         jax.effects_barrier()
         assert len(calls) == 10 * per_step
         assert OPTIMIZERS[name].gradients_per_step == per_step
-
-
-def test_a_shorter_run_takes_nothing_from_a_longer_one(tmp_path):
-    records = Records(tmp_path / "records.csv")
-    records.put(KEY, pd.DataFrame({"seed": 0, "epoch": [0, 5, 10], "loss": 1.0}))
-    records.put(KEY, pd.DataFrame({"seed": 0, "epoch": [0, 3], "loss": 2.0}))
-    stored = Records(tmp_path / "records.csv").run(KEY).sort_values("epoch")
-    assert stored["epoch"].tolist() == [0, 3, 5, 10]
-    assert stored["loss"].tolist() == [2, 2, 1, 1]
-    assert records.has(KEY, 1, (0, 10))
-    assert not records.has(KEY, 2, (0, 10))
-    assert not records.has(KEY, 1, (0, 7))
-
-
-def test_records_survive_a_crash_while_writing(tmp_path, monkeypatch):
-    path = tmp_path / "records.csv"
-    records = Records(path)
-    rows = pd.DataFrame({"seed": [0], "epoch": [1]})
-    records.put(KEY, rows)
-    before = path.read_bytes()
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError()))
-    with pytest.raises(OSError):  # noqa: PT011
-        records.put({**KEY, "optimizer": "sgd"}, rows)
-    assert path.read_bytes() == before

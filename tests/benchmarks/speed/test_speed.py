@@ -128,7 +128,7 @@ def test_the_command_keeps_a_section_and_writes_the_page(tmp_path, monkeypatch, 
     small = lambda: leaves.leaves(("a few",), ("adam", "muon", "auto-light", "auto"))
     monkeypatch.setitem(sections.SECTIONS, "leaves", small)
     assert main(["speed", "--sections", "leaves", "--output", str(tmp_path)]) == 0
-    kept = pd.read_csv(tmp_path / "speed" / "leaves.csv")
+    kept = pd.read_csv(tmp_path / "speed" / "leaves.csv.gz")
     assert list(kept["optimizer"]) == ["adam", "muon", "auto-light", "auto"]
     assert (kept[["compile_seconds", "milliseconds", "operations"]] > 0).all(axis=None)
     assert kept["machine"].str.contains("JAX").all()

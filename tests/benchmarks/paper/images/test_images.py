@@ -41,7 +41,7 @@ def digits(as_users_run_it):
 
 @pytest.fixture(scope="module")
 def path(digits, tmp_path_factory):
-    path = tmp_path_factory.mktemp("results") / "images.csv"
+    path = tmp_path_factory.mktemp("results") / "images.csv.gz"
     both = ["adamax", "dsa"]
     done = runs.run(Records(path), digits, "dnn", both, seeds=1, schedule=SCHEDULE)
     assert list(done) == ["adamax, seed 0", "dsa, seed 0"]
@@ -173,7 +173,7 @@ def test_every_batch_size_gets_the_same_gradients():
 @pytest.mark.slow
 def test_batch_sizes_train_and_are_shown(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(batch_sizes, "SIZES", (256, None))
-    records = Records(tmp_path / "batch_sizes.csv")
+    records = Records(tmp_path / "batch_sizes.csv.gz")
     done = list(batch_sizes.run(records, digits, seeds=1, passes=2))
     assert done[:2] == ["adamax, batch 256, seed 0", "dsa, batch 256, seed 0"]
     assert len(done) == 2 * 3

@@ -14,6 +14,7 @@ from benchmarks import __main__ as cli
 from benchmarks.race.nist import data, descents, page, problems, runs, scipy_solvers
 from benchmarks.shared.data.files import DATA_DIR_VARIABLE, DataError
 from benchmarks.shared.optimizers.contenders import CONTENDERS, Contender
+from benchmarks.shared.records import code, read
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -258,12 +259,12 @@ def stub(calls, evaluations, settings=(0.0,)):
 
 
 def test_a_second_run_skips_what_is_there(tmp_path):
-    path, calls = tmp_path / "nist.csv", []
+    path, calls = tmp_path / "nist.csv.gz", []
     regressions = {"line": line(1.0), "other": line(1.0)._replace(name="other")}
     solvers = {"adam": stub(calls, 30, (0.1, 0.2)), "dsa": stub(calls, 40)}
     running = runs.run(path, regressions, solvers, ["float64"])
     assert [next(running) for _ in range(3)][-1] == "adam, other, float64"
-    assert len(runs.load(path)) == 4 + 2 + 4
+    assert len(read(path)) == 4 + 2 + 4
     assert len(list(runs.run(path, regressions, solvers, problems.DTYPES))) == 8
     assert len(calls) == 8
     before = path.read_bytes()
@@ -274,16 +275,16 @@ def test_a_second_run_skips_what_is_there(tmp_path):
     solvers = {"adam": stub(calls, 30, (0.1, 0.3))}
     list(runs.run(path, regressions, solvers, ["float64"]))
     assert len(calls) == 10
-    kept = runs.load(path)
+    kept = read(path)
     assert len(kept) == 2 * 2 * (4 + 2)
     adam = kept[(kept["solver"] == "adam") & (kept["dtype"] == "float64")]
     assert set(adam["setting"]) == {0.1, 0.3}
 
 
 def test_a_row_has_all_that_the_page_needs(tmp_path):
-    path = tmp_path / "nist.csv"
+    path = tmp_path / "nist.csv.gz"
     list(runs.run(path, {"line": line(1.0)}, {"dsa": stub([], 30)}, ["float32"]))
-    solved, missed = runs.load(path).to_dict("records")
+    solved, missed = read(path).to_dict("records")
     assert solved == {
         "dataset": "line",
         "start": 1,
@@ -295,6 +296,7 @@ def test_a_row_has_all_that_the_page_needs(tmp_path):
         "best_rss": pytest.approx(1.001),
         "end_rss": 7,
         "certified_rss": 1,
+        "code": code(),
     }
     assert missed["evaluations"] == np.inf
     assert missed["end_rss"] == 8
@@ -364,7 +366,7 @@ def test_a_part_is_run_from_the_command_line(data_dir, tmp_path, capsys):
     assert "NIST's regressions, float64" in printed
     [bfgs] = [line for line in printed.splitlines() if "BFGS, SciPy" in line]
     assert "2 of 2" in bfgs
-    kept = pd.read_csv(tmp_path / "nist.csv")
+    kept = pd.read_csv(tmp_path / "nist.csv.gz")
     assert list(kept["solver"].unique()) == ["irprop-minus", "scipy-bfgs"]
     assert "DanWood, 2" in (tmp_path / "nist.md").read_text()
 
