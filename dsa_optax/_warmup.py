@@ -77,8 +77,9 @@ def adaptive_warmup(
 
     Args:
       inner: any optimizer, at its usual learning rate and with its schedule:
-        `optax.contrib.muon(optax.cosine_decay_schedule(0.02, steps))`. It is given
-        every extra argument.
+        `optax.contrib.muon(optax.cosine_decay_schedule(0.02, steps), weight_decay=0.1,
+        muon_weight_dimension_numbers=dsa_optax.matrices)`. It is given every extra
+        argument.
       warmup_steps: how many updates move η, an integer: a tenth of all.
       decrease: β₁ ≥ 0, how fast η falls, a step.
       increase: β₂ ≥ 0, how fast it rises: in all of the warm-up by β₂ (1 − z*) at most.

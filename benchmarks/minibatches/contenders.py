@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import optax
 
-import dsa_optax
+from benchmarks.shared.optimizers.contenders import muon
 from benchmarks.shared.optimizers.soap import soap
 
 WARM_UP, DECAY = 0.05, 0.2
@@ -61,9 +61,6 @@ class Contender(NamedTuple):
         """At its default, for people who tune nothing."""
         return f"{self.label} at {self.rates[0]:g} with a {self.customary}"
 
-
-muon = partial(optax.contrib.muon, muon_weight_dimension_numbers=dsa_optax.matrices)
-"""As its users have it, with the kernels of convolutions as matrices."""
 
 RIVALS: Mapping[str, Contender] = {
     "adam": Contender("Adam", optax.adam, (1e-3, 3e-4, 3e-3, 0.01, 0.03)),

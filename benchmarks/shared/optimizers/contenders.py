@@ -84,6 +84,9 @@ def rate(label: str, make: Callable[[Any], Any], *settings: float) -> Contender:
     return Contender(label, make, settings, "learning rate")
 
 
+muon = partial(optax.contrib.muon, muon_weight_dimension_numbers=dsa_optax.matrices)
+"""As its users have it, with the kernels of convolutions as matrices."""
+
 RIVALS: Mapping[str, AnyContender] = {
     "momentum": rate(
         "SGD, momentum", partial(optax.sgd, momentum=0.9), 0.01, 1e-3, 0.1, 0.3, 1.0
@@ -97,7 +100,7 @@ RIVALS: Mapping[str, AnyContender] = {
         *(0.01, 1e-3, 3e-3, 0.03, 0.1),
     ),
     "lion": rate("Lion", optax.lion, 1e-4, 3e-4, 1e-3, 3e-3, 0.01),
-    "muon": rate("Muon", optax.contrib.muon, 0.02, 3e-3, 0.01, 0.05, 0.1),
+    "muon": rate("Muon", muon, 0.02, 3e-3, 0.01, 0.05, 0.1),
     "soap": rate("SOAP", soap, 3e-3, 1e-3, 0.01, 0.03, 0.1),
     "prodigy": rate("Prodigy", optax.contrib.prodigy, 1.0, 0.1, 0.3, 3.0, 10.0),
     "dog": rate("DoG", optax.contrib.dog, 1.0, 0.1, 0.3, 3.0, 10.0),

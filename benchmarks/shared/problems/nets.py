@@ -1,7 +1,8 @@
 """Nets on tables and images: regression, classification, an autoencoder, attention."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,26 +74,26 @@ def convolution_net(channels: int, rows: int) -> Problem:
     x, y = x[:rows].reshape(-1, 8, 8, 1) / 16, y[:rows]
     kernel = jax.nn.initializers.he_normal()
 
-    def init(key: jax.Array) -> dict[str, jax.Array]:
+    def init(key: jax.Array) -> dict[str, Any]:
         keys = jax.random.split(key, 3)
         return {
-            "first": kernel(keys[0], (3, 3, 1, channels)),
-            "second": kernel(keys[1], (3, 3, channels, channels)),
+            "first": {"kernel": kernel(keys[0], (3, 3, 1, channels))},
+            "second": {"kernel": kernel(keys[1], (3, 3, channels, channels))},
             "linear": kernel(keys[2], (4 * channels, 10)),
             "bias": jnp.zeros(10),
         }
 
-    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def convolve(x: jax.Array, layer: Mapping[str, jax.Array]) -> jax.Array:
         # As patches times kernel: in a scan, XLA's own convolution is slow on the CPU.
         size = x.shape[1] - 2
         parts = [
-            x[:, i : i + size, j : j + size] @ kernel[i, j]
+            x[:, i : i + size, j : j + size] @ layer["kernel"][i, j]
             for i in range(3)
             for j in range(3)
         ]
         return jax.nn.relu(sum(parts, jnp.zeros(())))
 
-    def loss(params: dict[str, jax.Array]) -> jax.Array:
+    def loss(params: dict[str, Any]) -> jax.Array:
         hidden = convolve(convolve(x, params["first"]), params["second"])
         pooled = hidden.reshape(-1, 2, 2, 2, 2, channels).mean(axis=(2, 4))
         logits = pooled.reshape(len(x), -1) @ params["linear"] + params["bias"]
