@@ -8,6 +8,7 @@ not, the gradients are drawn beforehand, and don't depend on where the steps lea
 import functools
 import inspect
 import pickle
+from functools import partial
 
 import chex
 import jax
@@ -216,11 +217,20 @@ def test_the_secant_hits_the_minimum_of_a_parabola(stiffness, share, granularity
 
     A parameter that went too far stands still for a step, and hits it in the next.
     """
-    minimum = 2.0
+    w = after_few_steps(granularity, stiffness, share)
+    np.testing.assert_allclose(w, MINIMUM, rtol=1e-9)
+
+
+MINIMUM = 2.0
+
+
+@partial(jax.jit, static_argnums=0)
+def after_few_steps(granularity, stiffness, share):
+    """On a parabola, from a rate of so many times the best."""
     tx = adapt(
         optax.sgd(1.0),
         granularity,
-        init_log2_lr=float(np.log2(share / stiffness)),
+        init_log2_lr=jnp.log2(share / stiffness),
         decrease=9.0,
         increase=9.0,
         first_increase=9.0,
@@ -230,9 +240,9 @@ def test_the_secant_hits_the_minimum_of_a_parabola(stiffness, share, granularity
     w = jnp.asarray([5.0])
     state = tx.init(w)
     for _ in range(3 if granularity == "parameter" else 2):
-        updates, state = tx.update(stiffness * (w - minimum), state, w)
+        updates, state = tx.update(stiffness * (w - MINIMUM), state, w)
         w = w + updates
-    np.testing.assert_allclose(w, minimum, rtol=1e-9)
+    return w
 
 
 def test_first_increase_is_for_rates_that_were_never_too_high():
@@ -291,19 +301,13 @@ def test_no_step_is_longer_and_no_rate_higher_than_allowed(
         "a": jnp.asarray(random.normal(size=4) * 10 ** random.uniform(-3, 3), F32),
         "b": jnp.asarray(random.normal(), F32),
     }
-    tx = adapt(
-        optax.sgd(1.0, momentum=0.5),
-        granularity,
-        init_log2_lr=min(highest, 0.0),
-        max_log2_lr=highest,
-        max_relative_step=share,
-    )
-    state = tx.init(params)
+    bounds = jnp.asarray([min(highest, 0.0), highest, share], F32)
+    state = first_of_bounded(granularity, bounds, params)
     for _ in range(4):
         grads = jax.tree.map(
             lambda p: jnp.asarray(random.normal(size=p.shape) * 100, F32), params
         )
-        updates, state = tx.update(grads, state, params)
+        updates, state = update_of_bounded(granularity, bounds, grads, state, params)
         rms = lambda x: np.sqrt(np.mean(np.square(np.asarray(x, np.float64))))
         for key, update in updates.items():
             allowed = share * rms(params[key]) * (1 + 1e-5) + 1e-30
@@ -312,6 +316,27 @@ def test_no_step_is_longer_and_no_rate_higher_than_allowed(
                 assert np.max(np.abs(update)) <= allowed
         for rates in jax.tree.leaves(state.inner.log2_lr):
             assert np.all((rates >= -126) & (rates <= F32(highest)))
+
+
+def bounded(granularity, bounds):
+    first, highest, share = bounds
+    return adapt(
+        optax.sgd(1.0, momentum=0.5),
+        granularity,
+        init_log2_lr=first,
+        max_log2_lr=highest,
+        max_relative_step=share,
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def first_of_bounded(granularity, bounds, params):
+    return bounded(granularity, bounds).init(params)
+
+
+@partial(jax.jit, static_argnums=0)
+def update_of_bounded(granularity, bounds, *args):
+    return bounded(granularity, bounds).update(*args)
 
 
 @pytest.mark.parametrize(("share", "least"), [(1.0, -6.5), (2.0**-8, -8.0)])
@@ -445,8 +470,9 @@ def test_vmap_over_members_and_hyper_parameters(granularity):
         jnp.asarray([0.5, 1], F32),
     )
     together = jax.jit(jax.vmap(member))(*members)
+    one = jax.jit(member)
     for i in range(2):
-        alone = member(*(each[i] for each in members))
+        alone = one(*(each[i] for each in members))
         mine = jax.tree.map(lambda leaf, i=i: leaf[i], together)
         chex.assert_trees_all_close(mine, alone, rtol=1e-5)
 

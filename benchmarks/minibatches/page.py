@@ -96,7 +96,7 @@ def sections(records: pd.DataFrame) -> Iterator[str]:
 
 def verdict(records: pd.DataFrame) -> str:
     """Who wins, tuned and not, in a sentence each."""
-    nearest, level = dict.fromkeys(LINES, 0), dict.fromkeys(LINES, 0)
+    nearest = dict.fromkeys(LINES, 0)
     tuned: Counter[str] = Counter()
     tasks = list(by_task(records))
     for task, runs in tasks:
@@ -107,15 +107,24 @@ def verdict(records: pd.DataFrame) -> str:
         least = min(behind.values())
         for line, gap in behind.items():
             nearest[line] += gap == least
-            level[line] += gap <= measure.tolerance
     return (
         f"**Who wins: tuned to the task, rate and schedule, "
         f"{_first_of(tuned, len(tasks))}; of the lines that tune nothing the nearest "
         f"to that is {_first_of(nearest, len(tasks))}.** Level with the best tuned "
         f"rival or ahead of it, within {ACCURACY.tolerance} points, for text "
         f"{LOSS.tolerance} nats (the aim: one line on six): "
-        f"{_counted(level) or 'none of the lines, on any task'}."
+        f"{_counted(level(records)) or 'none of the lines, on any task'}."
     )
+
+
+def level(records: pd.DataFrame) -> dict[str, int]:
+    """On how many tasks each of the `LINES` is level with the best rival or ahead."""
+    counts = dict.fromkeys(LINES, 0)
+    for task, runs in by_task(records):
+        measure = measure_of(task[0])
+        for line, gap in gaps(runs, measure).items():
+            counts[line] += gap <= measure.tolerance
+    return counts
 
 
 def _first_of(counts: Mapping[str, int], of: int) -> str:
