@@ -22,6 +22,9 @@ FORMS = {
     "parameter": dsa_optax.adapt(optax.sgd(1.0), "parameter"),
 }
 
+SIZES = [("dense", 600), *((form, 2) for form in FORMS)]
+"""Of many parameters the third direction has a memory, of few a matrix."""
+
 
 def types(tree):
     return jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)
@@ -36,8 +39,7 @@ def three_updates(tx, params):
     return params, state
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("rows", [2, 600])  # a matrix, and a memory of pairs
+@pytest.mark.parametrize(("form", "rows"), SIZES)
 @pytest.mark.parametrize("wide", ["float32", "float64"])
 def test_params_of_two_dtypes_keep_their_state(form, rows, wide):
     """`lax.scan` refuses a carry whose dtypes change."""
@@ -55,8 +57,7 @@ def test_params_of_two_dtypes_keep_their_state(form, rows, wide):
     assert all(np.all(np.asarray(leaf, float) < 1) for leaf in jax.tree.leaves(after))
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("rows", [2, 600])
+@pytest.mark.parametrize(("form", "rows"), SIZES)
 def test_no_rank_is_promoted(form, rows):
     params = {"a": jnp.ones((rows, 2)), "b": jnp.ones(3)}
     with jax.numpy_rank_promotion("raise"):
@@ -107,8 +108,7 @@ def test_an_array_for_a_rate_is_copied_before_it_is_donated():
     assert float(start) == -5
 
 
-@pytest.mark.parametrize("rows", [2, 600])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("form", "rows"), SIZES)
 def test_a_state_is_mapped_beside_its_params(form, rows):
     """`optax.tree_map_params` makes the state of a placeholder without leaves."""
     tx = FORMS[form]
@@ -121,16 +121,16 @@ def test_a_state_is_mapped_beside_its_params(form, rows):
 
 
 @pytest.mark.parametrize(
-    "tx",
+    ("tx", "rows"),
     [
-        dsa_optax.auto_dsa(2),
-        dsa_optax.auto_dsa(0),
-        dsa_optax.adapt(optax.contrib.muon(1.0, adam_eps_root=1e-30)),
-        dsa_optax.adapt(optax.adam(1.0, eps_root=1e-30), "global"),
+        (dsa_optax.auto_dsa(2), 2),
+        (dsa_optax.auto_dsa(2), 600),
+        (dsa_optax.auto_dsa(0), 2),
+        (dsa_optax.adapt(optax.contrib.muon(1.0, adam_eps_root=1e-30)), 2),
+        (dsa_optax.adapt(optax.adam(1.0, eps_root=1e-30), "global"), 2),
     ],
-    ids=["dense", "light", "muon", "adam"],
+    ids=["dense", "memory", "light", "muon", "adam"],
 )
-@pytest.mark.parametrize("rows", [2, 600])
 def test_derivatives_through_updates_are_finite_where_a_gradient_is_zero(tx, rows):
     def after_three(scale):
         params = {

@@ -183,6 +183,8 @@ is the rate and schedule with the best mean at the end, chosen for each task on 
 test examples: the rivals are flattered.{_screened(records)}
 *Default* is the first rate, with the schedule that its users give it (a cosine;
 schedule-free none). The grids, with the default first: {grids}.
+Muon has the kernels of convolutions as matrices (`matrices`). Its weight decay is 0.1,
+AdamW's 0.01, and the others have none.
 
 What is *in `adaptive_warmup`* is so for a tenth of the steps, at its default rate.
 {by_the_code(records)}{missing(records)}"""

@@ -16,7 +16,7 @@ from benchmarks.minibatches.polishing import (
 )
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
 from benchmarks.shared.files import write_page
-from benchmarks.shared.records import read
+from benchmarks.shared.records import by_the_code, read
 from benchmarks.shared.tables import in_markdown
 
 RECORDS = "polishing.csv.gz"
@@ -81,7 +81,7 @@ By `python -m benchmarks polishing --output benchmarks/results`
 ({EVALUATIONS // 2} updates of DSA), at the defaults. *Longer* is the first stage of
 {FIRST_EPOCHS + EVALUATIONS} epochs, its schedule stretched. Training and test examples:
 {sizes}. Cells are the test score (images: accuracy in per cent, text: loss in nats) and
-in parentheses the training loss, means over the seeds."""
+in parentheses the training loss, means over the seeds. {by_the_code(records)}"""
 
 
 def tables(records: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -14,6 +14,8 @@ import pytest
 from benchmarks.cutest import page as cutest_page
 from benchmarks.cutest import scores as cutest_scores
 from benchmarks.cutest.scores import Group
+from benchmarks.minibatches import page as minibatch_page
+from benchmarks.minibatches.contenders import CONTENDERS
 from benchmarks.race import page as race_page
 from benchmarks.race import scores
 from benchmarks.race.nist import page as nist_page
@@ -283,6 +285,45 @@ def test_cutest_with_bounds_in_sentences():
         f"{held_out.loc['minimize', '1e-05']} of {other_of}, L-BFGS-B "
         f"{held_out.loc['scipy-lbfgsb', '1e-05']}",
     )
+
+
+# Mini-batches -------------------------------------------------------------------------
+
+LINE = CONTENDERS["warmed-muon-decay"].line
+
+
+def gaps_by_task(line):
+    records = read(RESULTS / minibatch_page.RECORDS)
+    return {
+        task: minibatch_page.gaps(runs, minibatch_page.measure_of(task[0]))[line]
+        for task, runs in minibatch_page.by_task(records)
+    }
+
+
+def test_the_line_for_mini_batches():
+    records = read(RESULTS / minibatch_page.RECORDS)
+    words = {5: "five", 6: "six", 7: "seven"}
+    level = words[minibatch_page.level(records)[LINE]]
+    assert_said("README", f"level with the best tuned rival on {level} of eight tasks")
+    assert_said("results", f"of the best tuned rival on {level} of eight tasks")
+    behind = gaps_by_task(LINE)
+    cifar = behind[("cifar10", "dnn")]
+    assert_said("README", f"behind SOAP by {cifar:.1f} points on CIFAR-10")
+    names = behind[("unicode-names", "attention, 5 epochs")]
+    assert_said("results", f"by {cifar:.1f} points on CIFAR-10", f"{names:.2f} nats")
+    plain = gaps_by_task(CONTENDERS["warmed-muon"].line)
+    cold = gaps_by_task(CONTENDERS["muon-decay"].line)
+    assert_said(
+        "results",
+        f"Without the decay it is on {count_level(plain)}, without the warm-up on "
+        f"{count_level(cold)}",
+    )
+
+
+def count_level(behind):
+    words = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
+    measures = {task: minibatch_page.measure_of(task[0]) for task in behind}
+    return words[sum(gap <= measures[task].tolerance for task, gap in behind.items())]
 
 
 # The paper's method -------------------------------------------------------------------
