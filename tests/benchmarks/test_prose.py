@@ -306,6 +306,9 @@ def test_the_line_for_mini_batches():
     level = words[minibatch_page.level(records)[LINE]]
     assert_said("README", f"level with the best tuned rival on {level} of eight tasks")
     assert_said("results", f"of the best tuned rival on {level} of eight tasks")
+    verdict = minibatch_page.verdict(records)
+    assert "Muon with weight decay on 7 of 8 tasks (SOAP on 1)" in verdict
+    assert_said("results", "Muon is first on seven, where", "decay, SOAP on one.")
     behind = gaps_by_task(LINE)
     cifar = behind[("cifar10", "dnn")]
     assert_said("README", f"behind SOAP by {cifar:.1f} points on CIFAR-10")
