@@ -408,8 +408,9 @@ def _draw(axes: Axes, runs: pd.DataFrame, measure: Measure) -> None:
 def _style(name: str) -> dict[str, Any]:
     """A look for each contender; what is in `adaptive_warmup` has DSA's colour."""
     if name in RIVALS:
-        color = OTHER_COLORS[list(RIVALS).index(name) % len(OTHER_COLORS)]
-        return {"color": color, "linewidth": 1.2, "marker": ".", "markersize": 4}
+        row, place = divmod(list(RIVALS).index(name), len(OTHER_COLORS))
+        line = {"color": OTHER_COLORS[place], "linestyle": ("-", ":")[row]}
+        return line | {"linewidth": 1.2, "marker": ".", "markersize": 4}
     dashes = ("-", "--", ":", "-.")[list(WARMED.values()).index(name)]
     return {"color": DSA_COLOR, "linewidth": 2, "linestyle": dashes, "zorder": 3}
 
