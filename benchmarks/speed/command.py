@@ -25,8 +25,8 @@ def run_costs(output: Path) -> None:
         ),
     }
     for name, (title, frame) in measured.items():
-        frame = frame.assign(device=jax.devices()[0].device_kind, code=code())
-        write(output / f"{name}.csv.gz", frame, digits=3)
+        about = {"device": jax.devices()[0].device_kind, "code": code()}
+        write(output / f"{name}.csv.gz", frame.assign(**about), digits=3)
         console.print(on_screen(rounded(frame), title))
 
 

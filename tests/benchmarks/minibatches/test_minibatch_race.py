@@ -165,11 +165,11 @@ def test_what_is_there_is_not_run_again(path, digits, tmp_path, monkeypatch):
         raise AssertionError("trained again")
 
     again = tmp_path / path.name
-    again.write_text(path.read_text())
+    again.write_bytes(path.read_bytes())
     with monkeypatch.context() as patched:
         patched.setattr(runs, "Trainer", refuse)
         assert len(list(run(again, digits))) == len(CHOSEN)
-    assert again.read_text() == path.read_text()
+    assert again.read_bytes() == path.read_bytes()
     list(run(again, digits, {"adam": CHOSEN["adam"]}, seeds=3))
     more = pd.read_csv(again)
     assert len(more) - len(pd.read_csv(path)) == len(SCHEDULES) * 2 * 2
