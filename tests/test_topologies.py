@@ -159,6 +159,7 @@ def eight(tmp_path_factory, as_users_run_it):
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "NPROC": "16",  # see test_transformations
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # compiling takes the time
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(root),
     }
