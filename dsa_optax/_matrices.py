@@ -51,8 +51,8 @@ def matrices(params: optax.Params) -> Any:
       ... )
 
     References:
-      Jordan, `Muon <https://kellerjordan.github.io/posts/muon/>`_, 2024: "for
-      convolutional parameters, it's best to flatten their last three dimensions".
+      Jordan, `Muon <https://kellerjordan.github.io/posts/muon/>`_, 2024, who flattens
+      the kernels of convolutions.
     """
     return jax.tree.map_with_path(_numbers_of, params)
 
