@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 Numbers: TypeAlias = optax.contrib.MuonDimensionNumbers
+"""Which axes of a leaf are a matrix's."""
 
 LARGEST_WINDOW = 15
 """More rows or columns no convolution's window has: then the axes are others."""

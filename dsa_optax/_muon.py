@@ -3,17 +3,15 @@
 import itertools
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from dsa_optax._matrices import Numbers
 from dsa_optax._packed import Packed, Run, Stored, for_state, joined
 from dsa_optax._trees import widest_of, zeros_like
-
-Numbers: TypeAlias = optax.contrib.MuonDimensionNumbers
-"""Which axes of a leaf are a matrix's."""
 
 DECAY, ADAM_DECAY = 0.95, 0.9
 """Of the mean of the gradients, for matrices and for others."""

@@ -58,7 +58,7 @@ class Records:
 
     def run(self, unit: Mapping[str, Any]) -> pd.DataFrame:
         """The records of one unit (a value for each of its columns); maybe none."""
-        return self.frame[self._same(unit)] if len(self.frame) else self.frame
+        return self.frame[of(self.frame, unit)] if len(self.frame) else self.frame
 
     def has(self, unit: Mapping[str, Any], seeds: int, epochs: Iterable[int]) -> bool:
         """Whether the unit is there, with so many seeds and these epochs, or more."""
@@ -84,18 +84,17 @@ class Records:
             frame = pd.concat([self.frame, rows])
             frame = frame.drop_duplicates([*self.unit, *looks], keep="last")
         elif len(self.frame):
-            frame = pd.concat([self.frame[~self._same(unit)], rows])
+            frame = pd.concat([self.frame[~of(self.frame, unit)], rows])
         else:
             frame = rows
         others_last = [name for name in frame if name not in (*self.unit, "code")]
         self.frame = frame[[*self.unit, *others_last, "code"]].reset_index(drop=True)
         write(self.path, self.frame, self._digits)
 
-    def _same(self, unit: Mapping[str, Any]) -> pd.Series:
-        same = pd.Series(True, self.frame.index)
-        for name in self.unit:
-            same &= self.frame[name] == unit[name]
-        return same
+
+def of(frame: pd.DataFrame, unit: Mapping[str, Any]) -> pd.Series:
+    """Which rows have these values in the columns of these names."""
+    return (frame[list(unit)] == pd.Series(dict(unit))).all(axis=1)
 
 
 @cache

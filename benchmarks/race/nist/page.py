@@ -14,7 +14,7 @@ from benchmarks.race.nist.problems import DTYPES, FLOORS, TOLERANCES
 from benchmarks.race.nist.runs import BUDGET, SOLVERS
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
 from benchmarks.shared.files import write_page
-from benchmarks.shared.records import by_the_code, read
+from benchmarks.shared.records import by_the_code, of, read
 from benchmarks.shared.tables import MISSED, evaluations, in_bold, in_markdown
 
 RECORDS = "nist.csv.gz"
@@ -93,8 +93,8 @@ def main_solver(records: pd.DataFrame) -> str | None:
 
 def _lowest(records: pd.DataFrame, run: tuple[Any, ...]) -> dict[str, str]:
     """NIST's level, and the lowest sum of squares as a multiple of the certified."""
-    same = runs.of(records, ("dataset", "start", "dtype", "solver"), run)
-    first = records[same].sort_values("best_rss").iloc[0]
+    unit = dict(zip(("dataset", "start", "dtype", "solver"), run, strict=True))
+    first = records[of(records, unit)].sort_values("best_rss").iloc[0]
     times = first["best_rss"] / first["certified_rss"]
     return {"level": first["level"], "lowest / certified": f"{times:.4g}"}
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -124,12 +124,6 @@ def _is_whole(rows: pd.DataFrame, regression: Regression, solver: Solver) -> boo
     """Whether every start and setting of the unit was kept."""
     wanted = len(regression.starts) * len(solver.settings)
     return len(rows) == wanted and set(rows["setting"]) == set(solver.settings)
-
-
-def of(frame: pd.DataFrame, columns: Sequence[str], values: Sequence[Any]) -> pd.Series:
-    """Which rows have these values in these columns."""
-    wanted = pd.Series(list(values), index=list(columns))
-    return (frame[list(columns)] == wanted).all(axis=1)
 
 
 # What comes of it ---------------------------------------------------------------------
