@@ -1,17 +1,27 @@
 """Tests run in 64 bits, to compare with NumPy, and promote no dtype silently.
 
 The doctests of the library run as a user would, in 32 bits. Compiling takes the most
-time: pytest's cache keeps what XLA made, and XLA optimises for the tests alone that
-compare bits and roundings (`optimised`), and for the doctests.
+time: pytest's cache keeps what XLA made, and unless `XLA_FLAGS` is set, be it to
+nothing, XLA doesn't optimise.
 """
 
+import gc
+import os
 from collections.abc import Iterator
 
 import jax
 import pytest
 
+os.environ.setdefault(
+    "XLA_FLAGS",
+    # The newest emitters of code take more time than all else together.
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.set_threshold(50_000)  # tracing makes many objects, few of them in cycles
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
@@ -19,15 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def strict_and_64_bit() -> Iterator[None]:
     with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
-        jax.config.update("jax_disable_most_optimizations", True)
         yield
-        jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(scope="module")
-def optimised(strict_and_64_bit: None) -> None:
-    """XLA's optimisations, as users have them."""
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

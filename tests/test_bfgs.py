@@ -10,8 +10,6 @@ from tests.problems import of_trees
 from tests.reference_adapt import bfgs_directions
 from tests.test_lbfgs import MIXED, POSITIVE, directions_of, walk
 
-pytestmark = pytest.mark.usefixtures("optimised")
-
 
 def directions(thetas, grads):
     found, state = directions_of(of_trees(bfgs_direction()), thetas, grads)

@@ -25,8 +25,6 @@ from tests.problems import (
     flatten_rows,
 )
 
-pytestmark = pytest.mark.usefixtures("optimised")
-
 STEPS = 320
 F32 = np.float32
 

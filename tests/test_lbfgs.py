@@ -10,8 +10,6 @@ from dsa_optax._lbfgs import lbfgs_direction
 from tests.problems import flatten_rows, of_trees
 from tests.reference_adapt import lbfgs_directions
 
-pytestmark = pytest.mark.usefixtures("optimised")
-
 SHAPES = {"a": (3,), "b": (2, 2), "c": ()}
 SIZE = 8
 

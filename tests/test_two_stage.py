@@ -11,7 +11,7 @@ import pytest
 
 import dsa_optax
 
-pytestmark = pytest.mark.usefixtures("as_users_run_it", "optimised")
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 SWITCH, STEPS = 7, 20
 SECONDS = {

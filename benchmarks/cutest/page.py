@@ -12,19 +12,24 @@ from benchmarks.cutest.figures import draw
 from benchmarks.cutest.problems import HALVES, LEFT_OUT
 from benchmarks.cutest.runs import BUDGET, SMALL, SOLVERS
 from benchmarks.cutest.scores import MAIN_TAU, RANGES, SIZES, TAUS, Group
-from benchmarks.shared.files import write_page
+from benchmarks.shared.files import as_page, write_page
 from benchmarks.shared.records import by_the_code, read
 from benchmarks.shared.tables import MISSED, evaluations, in_bold, in_markdown
 
+PAGE = "cutest.md"
 RECORDS = "cutest.csv.gz"
 FIGURE = "cutest.png"
 
 
 def write(output: Path) -> None:
     """Writes cutest.md and its figure from the records in `output`."""
-    records = read(output / RECORDS)
-    draw(records, output / FIGURE)
-    write_page(output / "cutest.md", _sections(records))
+    draw(read(output / RECORDS), output / FIGURE)
+    write_page(output / PAGE, text(output))
+
+
+def text(output: Path) -> str:
+    """The page, from the records in `output`."""
+    return as_page(_sections(read(output / RECORDS)))
 
 
 # Tables -------------------------------------------------------------------------------

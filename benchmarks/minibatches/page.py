@@ -20,10 +20,11 @@ from benchmarks.minibatches.contenders import (
     setting_name,
 )
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
-from benchmarks.shared.files import write_page
+from benchmarks.shared.files import as_page, write_page
 from benchmarks.shared.records import by_the_code, read
 from benchmarks.shared.tables import in_markdown, spread
 
+PAGE = "minibatch_race.md"
 RECORDS = "minibatch_race.csv.gz"
 FIGURE = "minibatch_race.png"
 
@@ -78,9 +79,13 @@ def measure_of(dataset: str) -> Measure:
 
 def write(output: Path) -> None:
     """Writes minibatch_race.md and its figure from the records in `output`."""
-    records = read(output / RECORDS)
-    figure(records, output / FIGURE)
-    write_page(output / "minibatch_race.md", sections(records))
+    figure(read(output / RECORDS), output / FIGURE)
+    write_page(output / PAGE, text(output))
+
+
+def text(output: Path) -> str:
+    """The page, from the records in `output`."""
+    return as_page(sections(read(output / RECORDS)))
 
 
 def sections(records: pd.DataFrame) -> Iterator[str]:

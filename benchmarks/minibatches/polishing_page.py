@@ -15,10 +15,11 @@ from benchmarks.minibatches.polishing import (
     SECOND,
 )
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
-from benchmarks.shared.files import write_page
+from benchmarks.shared.files import as_page, write_page
 from benchmarks.shared.records import by_the_code, read
 from benchmarks.shared.tables import in_markdown
 
+PAGE = "polishing.md"
 RECORDS = "polishing.csv.gz"
 FIGURE = "polishing.png"
 
@@ -28,9 +29,13 @@ FLOOR = 1e-8
 
 def write(output: Path) -> None:
     """Writes polishing.md and its figure from the records in `output`."""
-    records = read(output / RECORDS)
-    figure(records, output / FIGURE)
-    write_page(output / "polishing.md", sections(records))
+    figure(read(output / RECORDS), output / FIGURE)
+    write_page(output / PAGE, text(output))
+
+
+def text(output: Path) -> str:
+    """The page, from the records in `output`."""
+    return as_page(sections(read(output / RECORDS)))
 
 
 def sections(records: pd.DataFrame) -> Iterator[str]:

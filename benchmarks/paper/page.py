@@ -21,13 +21,14 @@ from benchmarks.paper.tables import (
     spikes_table,
 )
 from benchmarks.paper.tabular_claims import CLAIMS as TABULAR_CLAIMS
-from benchmarks.shared.files import write_page
+from benchmarks.shared.files import as_page, write_page
 from benchmarks.shared.records import by_the_code, read
 from benchmarks.shared.tables import in_markdown
 
 COMMAND = "python -m benchmarks full --output benchmarks/results"
 KIN = ("dsa", "rprop", "irprop-minus")
 FAMILY = ("dsa", "adam", "adamw", "adamax")
+PAGE = "README.md"
 IMAGE_RECORDS = "images.csv.gz"
 RECORDS = tuple(
     f"{name}.csv.gz" for name in ("tabular", "case_studies", "sensitivity", "ablations")
@@ -40,13 +41,18 @@ def write(output: Path) -> None:
     Raises:
       FileNotFoundError: if records are missing; it names them and their command.
     """
+    write_page(output / PAGE, text(output))
+
+
+def text(output: Path) -> str:
+    """The page, from the records in `output`."""
     missing = [name for name in RECORDS if not (output / name).exists()]
     if missing:
         raise FileNotFoundError(
             f"{output} lacks {', '.join(missing)}: run `python -m benchmarks full "
             f"--output {output}` first, or name the folder of a full run."
         )
-    write_page(output / "README.md", _sections(output))
+    return as_page(_sections(output))
 
 
 def glance(tabular: pd.DataFrame) -> str:

@@ -21,13 +21,14 @@ from benchmarks.race.scores import (
     label,
     times_by_division,
 )
-from benchmarks.shared.files import write_page
+from benchmarks.shared.files import as_page, write_page
 from benchmarks.shared.optimizers.contenders import CONTENDERS, HostContender
 from benchmarks.shared.problems.halves import DEVELOPMENT, TEST
 from benchmarks.shared.records import by_the_code, read
 from benchmarks.shared.tables import in_bold, in_markdown
 from benchmarks.shared.wall_time import REPEATS, TIMED_UPDATES
 
+PAGE = "race.md"
 RECORDS = "race.csv.gz"
 COSTS = "race_times.csv.gz"
 PROFILES = "race_profiles.png"
@@ -45,15 +46,20 @@ def write(output: Path) -> None:
     Raises:
       FileNotFoundError: if there are no records; it names their command.
     """
+    page, records = text(output), read(output / RECORDS)
+    draw_profiles(records, output / PROFILES)
+    draw_curves(records, cache(output), output / CURVES)
+    write_page(output / PAGE, page)
+
+
+def text(output: Path) -> str:
+    """The page, from the records in `output`."""
     if not (output / RECORDS).exists():
         raise FileNotFoundError(
             f"{output} lacks {RECORDS}: run `python -m benchmarks race --output "
             f"{output}` first."
         )
-    records = read(output / RECORDS)
-    draw_profiles(records, output / PROFILES)
-    draw_curves(records, cache(output), output / CURVES)
-    write_page(output / "race.md", _sections(records, output))
+    return as_page(_sections(read(output / RECORDS), output))
 
 
 def cache(output: Path) -> Path:

@@ -19,8 +19,12 @@ def replacing(path: Path) -> Iterator[Path]:
     os.replace(partial, path)
 
 
-def write_page(path: Path, sections: Iterable[str]) -> None:
-    """Writes a page in Markdown, an empty line between its sections."""
-    text = "\n\n".join(sections) + "\n"
+def as_page(sections: Iterable[str]) -> str:
+    """Sections in Markdown, an empty line between them."""
+    return "\n\n".join(sections) + "\n"
+
+
+def write_page(path: Path, text: str) -> None:
+    """Writes a page in one move."""
     with replacing(path) as file:
         file.write_text(text, encoding="utf-8")

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
-from benchmarks.shared.files import write_page
+from benchmarks.shared.files import as_page, write_page
 from benchmarks.shared.records import read
 from benchmarks.shared.tables import in_markdown, rounded
 from benchmarks.speed import sections
@@ -24,12 +24,20 @@ LARGE = 1e7
 
 def write(output: Path) -> None:
     """Writes speed.md and its figure from the sections that are there."""
-    there = {name for name in sections.SECTIONS if sections.path(output, name).exists()}
-    in_order = [name for name in sections.SECTIONS if name in there]
-    frames = {name: read(sections.path(output, name)) for name in in_order}
-    if {"parameters", "samples"} <= there:
+    frames = _frames(output)
+    if {"parameters", "samples"} <= frames.keys():
         figure(frames["parameters"], frames["samples"], output / FIGURE)
-    write_page(output / PAGE, _sections(frames))
+    write_page(output / PAGE, text(output))
+
+
+def text(output: Path) -> str:
+    """The page, from the sections that are in `output`."""
+    return as_page(_sections(_frames(output)))
+
+
+def _frames(output: Path) -> dict[str, pd.DataFrame]:
+    paths = {name: sections.path(output, name) for name in sections.SECTIONS}
+    return {name: read(path) for name, path in paths.items() if path.exists()}
 
 
 def _by_the_code(frames: dict[str, pd.DataFrame]) -> str:

@@ -1,18 +1,19 @@
 """The committed results are what the committed records say."""
 
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.cutest import page as cutest_page
 from benchmarks.minibatches import page as minibatch_page
 from benchmarks.minibatches import polishing_page
 from benchmarks.paper import page
 from benchmarks.paper.images import page as image_page
 from benchmarks.race import page as race_page
+from benchmarks.race.nist import page as nist_page
 from benchmarks.shared.data import tables
 from benchmarks.shared.optimizers.contenders import CONTENDERS
 from benchmarks.shared.optimizers.defaults import OPTIMIZERS
@@ -27,37 +28,30 @@ def tabular():
     return pd.read_csv(RESULTS / "tabular.csv.gz")
 
 
+PAGES = (
+    page,
+    race_page,
+    minibatch_page,
+    polishing_page,
+    nist_page,
+    cutest_page,
+    speed_page,
+)
+
+
 def without_versions(text):
     return [line for line in text.splitlines() if "on the CPU" not in line]
 
 
-def test_the_page_follows_from_the_records(tmp_path):
-    for file in RESULTS.glob("*.csv.gz"):
-        (tmp_path / file.name).symlink_to(file)
-    page.write(tmp_path)
-    written = (tmp_path / "README.md").read_text(encoding="utf-8")
-    committed = (RESULTS / "README.md").read_text(encoding="utf-8")
-    assert without_versions(written) == without_versions(committed)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.PAGE)
+def test_a_page_follows_from_its_records(page):
+    text = page.text(RESULTS).replace(str(RESULTS), "benchmarks/results")
+    committed = (RESULTS / page.PAGE).read_text(encoding="utf-8")
+    assert without_versions(text) == without_versions(committed)
 
 
-@pytest.mark.parametrize("other", [race_page, minibatch_page, polishing_page])
-def test_the_pages_of_the_races_follow_from_their_records(other, tmp_path):
-    for file in RESULTS.glob("*.csv.gz"):
-        (tmp_path / file.name).symlink_to(file)
-    # The curves are drawn from what is not committed; their figure stays.
-    (tmp_path / race_page.CURVES).touch()
-    other.write(tmp_path)
-    (written,) = tmp_path.glob("*.md")
-    committed = (RESULTS / written.name).read_text(encoding="utf-8")
-    text = written.read_text(encoding="utf-8")
-    assert text.replace(str(tmp_path), "benchmarks/results") == committed
-
-
-def test_the_page_of_speed_follows_from_its_records(tmp_path):
-    shutil.copytree(RESULTS / "speed", tmp_path / "speed")
-    speed_page.write(tmp_path)
-    written = (tmp_path / "speed.md").read_text(encoding="utf-8")
-    assert written == (RESULTS / "speed.md").read_text(encoding="utf-8")
+def test_these_are_all_pages():
+    assert {path.name for path in RESULTS.glob("*.md")} == {page.PAGE for page in PAGES}
 
 
 def test_the_readme_and_the_docs_show_the_measured_tables(tabular):

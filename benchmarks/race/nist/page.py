@@ -13,19 +13,24 @@ from benchmarks.race.nist import data, runs
 from benchmarks.race.nist.problems import DTYPES, FLOORS, TOLERANCES
 from benchmarks.race.nist.runs import BUDGET, SOLVERS
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
-from benchmarks.shared.files import write_page
+from benchmarks.shared.files import as_page, write_page
 from benchmarks.shared.records import by_the_code, of, read
 from benchmarks.shared.tables import MISSED, evaluations, in_bold, in_markdown
 
+PAGE = "nist.md"
 RECORDS = "nist.csv.gz"
 FIGURE = "nist.png"
 
 
 def write(output: Path) -> None:
     """Writes nist.md and its figure from the records in `output`."""
-    records = read(output / RECORDS)
-    draw(records, output / FIGURE)
-    write_page(output / "nist.md", _sections(records))
+    draw(read(output / RECORDS), output / FIGURE)
+    write_page(output / PAGE, text(output))
+
+
+def text(output: Path) -> str:
+    """The page, from the records in `output`."""
+    return as_page(_sections(read(output / RECORDS)))
 
 
 # Tables -------------------------------------------------------------------------------
