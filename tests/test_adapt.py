@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import dsa_optax
 from tests import reference_adapt as reference
 from tests.problems import (
+    PROBLEMS,
     QUADRATIC,
     REGRESSION,
     ROSENBROCK,
@@ -38,10 +39,12 @@ sign_descent = optax.stateless(
     lambda updates, _: jax.tree.map(lambda g: -jnp.sign(g), updates)
 )
 DIRECTIONS = {
-    "sgd": (optax.sgd(1.0), reference.downhill),
-    "sign": (sign_descent, reference.signs),
-    "momentum": (optax.sgd(1.0, momentum=0.9), reference.heavy_ball),
+    "sgd": ((0.0, False), reference.downhill),
+    "sign": ((0.0, True), reference.signs),
+    "momentum": ((0.9, False), reference.heavy_ball),
 }
+"""The arguments of `either`, and the same in NumPy."""
+
 OPTIONS = {
     "init_log2_lr": -10.0,
     "decrease": 1.0,
@@ -50,6 +53,18 @@ OPTIONS = {
     "max_log2_lr": 126.0,
     "max_relative_step": 0.3,
 }
+
+
+def either(decay, signs):
+    """`optax.sgd(1.0, momentum=decay)` or `sign_descent`: one program for all."""
+    momentum = optax.trace(decay)
+
+    def update(updates, state, params=None):
+        summed, state = momentum.update(updates, state, params)
+        step = lambda g, m: jnp.where(signs, -jnp.sign(g), -m)
+        return jax.tree.map(step, updates, summed), state
+
+    return optax.GradientTransformation(momentum.init, update)
 
 
 def adapt(inner, granularity, **options):
@@ -75,12 +90,14 @@ def eta_rows(log2_lr, steps):
 # The referee. -------------------------------------------------------------------------
 
 
-def compiled_run(problem, granularity, direction):
+@functools.cache
+def compiled_run(name, granularity):
+    problem = BY_NAME[name]
+
     @jax.jit
-    def run(options):
-        tx = adapt(
-            DIRECTIONS[direction][0], granularity, **options, state_dtype=jnp.float64
-        )
+    def run(direction, options):
+        inner = either(*direction)
+        tx = adapt(inner, granularity, **options, state_dtype=jnp.float64)
 
         def step(carry, _):
             params, state = carry
@@ -96,6 +113,7 @@ def compiled_run(problem, granularity, direction):
     return run
 
 
+BY_NAME = {problem.name: problem for problem in PROBLEMS}
 SLOW = {"decrease": 0.3, "increase": 0.1, "first_increase": 0.3}
 SLOWER = {"decrease": 0.1, "increase": 0.05, "first_increase": 0.2}
 BY_SIZE = {"init_log2_lr": None}
@@ -123,10 +141,10 @@ BY_SIZE = {"init_log2_lr": None}
     ids=lambda value: value if isinstance(value, str) else getattr(value, "name", ""),
 )
 def test_trajectory_is_the_referees(problem, granularity, direction, options):
-    run = compiled_run(problem, granularity, direction)
-    traced = {k: v if v is None else jnp.float64(v) for k, v in options.items()}
-    params, log2_lr, backs = run(traced)
-    judge = referee(problem.start, DIRECTIONS[direction][1], granularity, **options)
+    chosen, in_numpy = DIRECTIONS[direction]
+    run = compiled_run(problem.name, granularity)
+    params, log2_lr, backs = run(chosen, OPTIONS | options)
+    judge = referee(problem.start, in_numpy, granularity, **options)
     theta, eta = reference.trajectory(
         judge, flatten(problem.start), problem.gradient, STEPS
     )
@@ -153,11 +171,12 @@ def drawn_gradients(size, seed):
     return rows
 
 
-def compiled_feed(granularity, direction):
-    tx = adapt(DIRECTIONS[direction][0], granularity, state_dtype=jnp.float64)
-
+@functools.cache
+def compiled_feed(granularity):
     @jax.jit
-    def run(params, rows):
+    def run(direction, params, rows):
+        tx = adapt(either(*direction), granularity, state_dtype=jnp.float64)
+
         def step(carry, grads):
             params, state = carry
             updates, state = tx.update(grads, state, params)
@@ -181,11 +200,10 @@ def test_drawn_gradients_move_the_rates_as_the_referee_says(granularity, directi
         key: part.reshape(STEPS, *shapes[key])
         for key, part in zip(sorted(start), split, strict=True)
     }
-    run = compiled_feed(granularity, direction)
-    params, log2_lr, searching = run(
-        REGRESSION.params(), jax.tree.map(jnp.asarray, tree)
-    )
-    judge = referee(start, DIRECTIONS[direction][1], granularity)
+    chosen, in_numpy = DIRECTIONS[direction]
+    run = compiled_feed(granularity)
+    params, log2_lr, searching = run(chosen, REGRESSION.params(), tree)
+    judge = referee(start, in_numpy, granularity)
     given = iter(rows)
     theta, eta = reference.trajectory(
         judge, flatten(start), lambda _: next(given), STEPS
@@ -237,12 +255,14 @@ def after_few_steps(granularity, stiffness, share):
         max_relative_step=1e6,
         state_dtype=jnp.float64,
     )
-    w = jnp.asarray([5.0])
-    state = tx.init(w)
-    for _ in range(3 if granularity == "parameter" else 2):
+
+    def step(carry, _):
+        w, state = carry
         updates, state = tx.update(stiffness * (w - MINIMUM), state, w)
-        w = w + updates
-    return w
+        return (w + updates, state), None
+
+    w, steps = jnp.asarray([5.0]), 3 if granularity == "parameter" else 2
+    return jax.lax.scan(step, (w, tx.init(w)), length=steps)[0][0]
 
 
 def test_first_increase_is_for_rates_that_were_never_too_high():
@@ -256,12 +276,21 @@ def test_first_increase_is_for_rates_that_were_never_too_high():
     assert updates[3][1] == 2.0**-10
 
 
+def spoil(grads, _):
+    """Downhill, but where the second is 3 or 4 the first is not finite."""
+    bad = jnp.where(grads[1] > 3, jnp.inf, jnp.nan).astype(grads.dtype)
+    return -grads.at[0].set(jnp.where(grads[1] > 2, bad, grads[0]))
+
+
+SPOILT = {form: adapt(optax.stateless(spoil), form) for form in GRANULARITIES}
+SIGNS = {form: adapt(sign_descent, form) for form in GRANULARITIES}
+
+
 @pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_direction_that_is_not_finite_counts_as_zero(granularity, bad):
-    spoil = optax.stateless(lambda g, _: -g.at[0].set(jnp.where(g[1] > 2, bad, g[0])))
-    rows = [jnp.asarray(row, F32) for row in ([1, 1], [1, 3], [1, 1])]
-    updates, states = feed(adapt(spoil, granularity), rows)
+@pytest.mark.parametrize("second", [3, 4], ids=["nan", "inf"])
+def test_a_direction_that_is_not_finite_counts_as_zero(granularity, second):
+    rows = [jnp.asarray(row, F32) for row in ([1, 1], [1, second], [1, 1])]
+    updates, states = feed(SPOILT[granularity], rows)
     assert updates[1][0] == 0
     assert updates[1][1] < 0
     chex.assert_tree_all_finite((updates, states))
@@ -279,9 +308,8 @@ def test_rates_in_half_precision_hear_small_gradients(state_dtype):
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_gradients_whose_squares_leave_the_range_stop_nothing(granularity, size):
-    tx = adapt(sign_descent, granularity)
     rows = [jnp.asarray([1.0, -1.0], F32) * F32(size * x) for x in (1, 1, 0.5, 2)]
-    updates, states = feed(tx, rows)
+    updates, states = feed(SIGNS[granularity], rows)
     chex.assert_tree_all_finite((updates, states))
     assert all(jnp.all(update != 0) for update in updates)
 
@@ -341,12 +369,21 @@ def update_of_bounded(granularity, bounds, *args):
 
 @pytest.mark.parametrize(("share", "least"), [(1.0, -6.5), (2.0**-8, -8.0)])
 def test_no_rate_is_lower_than_allowed_but_for_the_longest_step(share, least):
-    limits = {"init_log2_lr": -5.0, "min_log2_lr": -6.5, "max_relative_step": share}
-    tx, w = adapt(optax.sgd(1.0), "global", **limits), jnp.ones(4, F32)
-    state = tx.init(w)
+    w = jnp.ones(4, F32)
+    state = limited(share).init(w)
     for sign in (1, -1, 1, -1):  # every step was twice too long
-        _, state = tx.update(sign * w, state, w)
+        state = state_of_limited(share, F32(sign) * w, state, w)
     assert float(state.inner.log2_lr) == least
+
+
+def limited(share):
+    limits = {"init_log2_lr": -5.0, "min_log2_lr": -6.5, "max_relative_step": share}
+    return adapt(optax.sgd(1.0), "global", **limits)
+
+
+@jax.jit
+def state_of_limited(share, *args):
+    return limited(share).update(*args)[1]
 
 
 # Symmetries. --------------------------------------------------------------------------
@@ -457,12 +494,14 @@ def test_vmap_over_members_and_hyper_parameters(granularity):
             first_increase=stride,
             max_relative_step=stride,
         )
-        params = {"w": start, "b": jnp.ones((), F32)}
-        state = tx.init(params)
-        for _ in range(3):
+
+        def step(carry, _):
+            params, state = carry
             updates, state = tx.update(params, state, params)
-            params = optax.apply_updates(params, updates)
-        return params, state
+            return (optax.apply_updates(params, updates), state), None
+
+        params = {"w": start, "b": jnp.ones((), F32)}
+        return jax.lax.scan(step, (params, tx.init(params)), length=3)[0]
 
     members = (
         jnp.arange(1, 7, dtype=F32).reshape(2, 3),
@@ -504,20 +543,36 @@ COMPOSED = {
 def descend(tx, steps=4):
     params = {"w": jnp.asarray([3.0, -1.0], F32), "b": jnp.asarray(0.5, F32)}
     state = tx.init(params)
-    step = jax.jit(lambda p, s: tx.update(jax.tree.map(lambda x: 2 * x, p), s, p))
+
+    @jax.jit
+    def step(params, state):
+        grads = jax.tree.map(lambda x: 2 * x, params)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
     for _ in range(steps):
-        updates, state = step(params, state)
-        params = optax.apply_updates(params, updates)
+        params, state = step(params, state)
     return params, state
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return adapt(optax.sgd(1.0), "tensor")
+
+
+@pytest.fixture(scope="module")
+def descended(as_users_run_it, plain):
+    return descend(plain)[0]
 
 
 @pytest.mark.usefixtures("as_users_run_it")
 class TestAsUsersRunIt:
     @pytest.mark.parametrize("name", COMPOSED)
-    def test_wrappers_that_change_no_gradient_change_no_step(self, name):
-        tx = adapt(optax.sgd(1.0), "tensor")
-        params, state = descend(COMPOSED[name](tx))
-        chex.assert_trees_all_close(params, descend(tx)[0], rtol=1e-6)
+    def test_wrappers_that_change_no_gradient_change_no_step(
+        self, name, plain, descended
+    ):
+        params, state = descend(COMPOSED[name](plain))
+        chex.assert_trees_all_close(params, descended, rtol=1e-6)
         assert set(dsa_optax.learning_rates(state)) == {"w", "b"}
 
     def test_flatten_makes_one_tensor_of_all(self):
@@ -543,9 +598,9 @@ class TestAsUsersRunIt:
     def test_lookahead_takes_it(self):
         tx = optax.lookahead(adapt(optax.sgd(1.0), "tensor"), 3, 0.5)
         params = optax.LookaheadParams.init_synced(jnp.ones(2, F32))
-        state = tx.init(params)
+        state, update = tx.init(params), jax.jit(tx.update)
         for _ in range(4):
-            updates, state = tx.update(2 * params.fast, state, params)
+            updates, state = update(2 * params.fast, state, params)
             params = optax.apply_updates(params, updates)
         assert jnp.all(params.slow < 1)
 
@@ -567,14 +622,13 @@ class TestAsUsersRunIt:
         assert value < 4
         assert len(traces) <= 2
 
-    @pytest.mark.parametrize("granularity", ["parameter", "global"])
-    def test_a_state_that_is_saved_goes_on_as_it_would_have(
-        self, granularity, tmp_path
-    ):
+    def test_a_state_that_is_saved_goes_on_as_it_would_have(self, tmp_path):
+        """With a rate for every parameter, and with one for all."""
         serialization = pytest.importorskip("flax.serialization")
         from tests import test_faults as faults
 
-        tx = adapt(optax.sgd(1.0, momentum=0.9), granularity)
+        momentum = optax.sgd(1.0, momentum=0.9)
+        tx = dsa_optax.blend(adapt(momentum, "parameter"), adapt(momentum, "global"))
         step = dsa_optax.make_train_step(faults.loss, tx, donate=False)
         start = faults.make_params()
 

@@ -28,8 +28,8 @@ def loss(params):
     return jnp.mean((jnp.tanh(x @ params["w"]) + params["b"] - 0.3) ** 2)
 
 
-def run(tx, steps=4, params=None):
-    params = make_params() if params is None else params
+def run(tx, steps=4):
+    params = make_params()
     step = dsa_optax.make_train_step(loss, tx, donate=False)
     state = tx.init(params)
     for _ in range(steps):
@@ -37,6 +37,7 @@ def run(tx, steps=4, params=None):
     return params, state
 
 
+DENSE = dsa_optax.auto_dsa(2)
 PARTS = (
     dsa_optax.adapt(optax.sgd(1.0), "global"),
     dsa_optax.adapt(optax.sgd(1.0, momentum=0.9), "tensor"),
@@ -127,7 +128,7 @@ def test_few_parameters_have_a_matrix_and_many_a_memory(count, dense):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_dtypes_and_shapes_are_the_same_after_every_update(dtype):
-    tx = dsa_optax.auto_dsa(2)
+    tx = DENSE
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), make_params())
     state = jax.eval_shape(tx.init, params)
     updates, after = jax.eval_shape(tx.update, params, state, params)
@@ -137,7 +138,7 @@ def test_dtypes_and_shapes_are_the_same_after_every_update(dtype):
 
 
 def test_one_compilation_donation_checkpoint_and_vmap():
-    tx, start, traces = dsa_optax.auto_dsa(2), make_params(), []
+    tx, start, traces = DENSE, make_params(), []
 
     def counted(params):
         traces.append(None)
@@ -162,14 +163,19 @@ def test_one_compilation_donation_checkpoint_and_vmap():
     members = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), start)
 
     def twice(params):
-        state = tx.init(params)
-        for _ in range(2):
+        def step(carry, _):
+            params, state = carry
             updates, state = tx.update(jax.grad(loss)(params), state, params)
-            params = optax.apply_updates(params, updates)
-        return params
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, tx.init(params)), length=2)[0][0]
 
     together = jax.jit(jax.vmap(twice))(members)
-    alone = jax.jit(twice)(start)
+    alone = start
+    state = tx.init(start)
+    for _ in range(2):
+        updates, state = tx.update(jax.grad(loss)(alone), state, alone)
+        alone = optax.apply_updates(alone, updates)
     chex.assert_trees_all_close(
         jax.tree.map(lambda leaf: leaf[0], together), alone, rtol=1e-3, atol=1e-5
     )
@@ -188,12 +194,12 @@ def test_inject_hyperparams_takes_the_memory_as_static():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_gradient_that_is_not_finite_does_no_lasting_harm(bad):
-    tx, params = dsa_optax.auto_dsa(2), make_params()
-    state, step = tx.init(params), jax.jit(tx.update)
+    tx, params = DENSE, make_params()
+    state, step, grad = tx.init(params), jax.jit(tx.update), jax.jit(jax.grad(loss))
     for i in range(8):
-        grads = jax.grad(loss)(params)
+        grads = grad(params)
         if i == 3:
-            grads = jax.tree.map(lambda g: jnp.full_like(g, bad), grads)
+            grads = jax.tree.map(lambda g: np.full_like(g, bad), grads)
         updates, state = step(grads, state, params)
         params = optax.apply_updates(params, updates)
         if i == 3:
@@ -203,8 +209,8 @@ def test_a_gradient_that_is_not_finite_does_no_lasting_harm(bad):
 
 
 def test_rates_and_summaries_come_as_a_tuple():
-    tx = optax.chain(optax.clip(1e6), dsa_optax.auto_dsa(2))
-    params, state = run(tx, 3)
+    tx, params = optax.chain(optax.clip(1e6), DENSE), make_params()
+    _, state = jax.jit(tx.update)(params, tx.init(params), params)
     rates = dsa_optax.learning_rates(state)
     shapes = [jax.tree.map(jnp.shape, part) for part in rates]
     assert shapes == [jax.tree.map(jnp.shape, params), {"w": (), "b": ()}, ()]

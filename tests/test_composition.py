@@ -30,16 +30,20 @@ def loss(params):
 def run(tx, steps=10, params=None, value_fn=lambda p, _: loss(p)):
     """The trajectory of the params; `value_fn` is of the masked and the full params."""
     params = make_params() if params is None else params
-    state = tx.init(params)
-    tracks = []
-    for _ in range(steps):
+    state, tracks = tx.init(params), []
+
+    @jax.jit  # eagerly each of some hundred operations would be compiled
+    def step(params, state):
         updates, state = tx.update(
             jax.grad(loss)(params),
             state,
             params,
-            value_fn=lambda p, params=params: value_fn(p, params),
+            value_fn=lambda p: value_fn(p, params),
         )
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(steps):
+        params, state = step(params, state)
         tracks.append(params)
     return tracks, state
 
@@ -82,9 +86,9 @@ def test_what_changes_no_sign_changes_no_step(name, alone):
 def test_zero_nans_before_dsa_turns_a_nan_into_a_zero_product():
     tx = optax.chain(optax.zero_nans(), dsa_optax.dsa(-6.0))
     params = make_params()
-    grads = {"w": jnp.asarray([jnp.nan, 1.0], jnp.float32), "b": jnp.asarray(1.0)}
-    grads["b"] = grads["b"].astype(jnp.float32)
-    _, state = tx.update(grads, tx.init(params), params, value_fn=loss)
+    grads = {"w": np.float32([np.nan, 1.0]), "b": np.float32(1.0)}
+    update = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=loss))
+    _, state = update(grads, tx.init(params), params)
     drifted = optax.tree.get(state, "log2_lr")["w"][0]
     assert float(drifted) == pytest.approx(-6.15)
 
@@ -110,16 +114,17 @@ def test_partition_gives_each_part_its_own_trajectory():
     tracks, state = run(tx, value_fn=unmasked)
     params, dsa = make_params(), dsa_optax.dsa(-6.0)
     dsa_state = dsa.init(params["w"])
-    for track in tracks:
+
+    @jax.jit
+    def step(params, state):
         grads = jax.grad(loss)(params)
-
-        def part(w, b=params["b"]):
-            return loss({"w": w, "b": b})
-
-        update, dsa_state = dsa.update(
-            grads["w"], dsa_state, params["w"], value_fn=part
-        )
+        part = lambda w: loss({"w": w, "b": params["b"]})
+        update, state = dsa.update(grads["w"], state, params["w"], value_fn=part)
         params = {"w": params["w"] + update, "b": params["b"] - 0.1 * grads["b"]}
+        return params, state
+
+    for track in tracks:
+        params, dsa_state = step(params, dsa_state)
         chex.assert_trees_all_close(track, params, rtol=1e-6)
     rates = dsa_optax.learning_rates(state)
     chex.assert_trees_all_close(rates["w"], dsa_optax.learning_rates(dsa_state))
@@ -175,13 +180,14 @@ def test_multi_steps_probes_with_the_last_micro_batch_alone():
     tx = optax.MultiSteps(dsa_optax.dsa(-6.0), every_k_schedule=2)
     params = make_params()
     state = tx.init(params)
-    for sign in (1, -1):  # the second batch wants the opposite of the mean of both
 
-        def batch_loss(p, sign=sign):
-            return sign * loss(p)
+    @jax.jit
+    def update(state, sign):
+        batch_loss = lambda p: sign * loss(p)
+        return tx.update(jax.grad(loss)(params), state, params, value_fn=batch_loss)
 
-        grads = jax.grad(loss)(params)
-        updates, state = tx.update(grads, state, params, value_fn=batch_loss)
+    for sign in (1.0, -1.0):  # the second wants the opposite of the mean of both
+        updates, state = update(state, sign)
     assert jnp.all(updates["w"] != 0)
     log2_lr = state.inner_opt_state.log2_lr
     assert jnp.all(log2_lr["w"] < -6)  # though the mean's two gradients agree
@@ -220,9 +226,9 @@ def test_lookahead_drops_grad_fn_and_so_is_refused():
 # Those that look at the last step: auto_dsa, adapt, blend -------------------------
 
 LOOKING_BACK = {
-    "parameter": lambda: dsa_optax.adapt(optax.sgd(1.0), "parameter"),
-    "global": lambda: dsa_optax.adapt(optax.sgd(1.0), "global"),
-    "auto_dsa": dsa_optax.auto_dsa,
+    "parameter": dsa_optax.adapt(optax.sgd(1.0), "parameter"),
+    "global": dsa_optax.adapt(optax.sgd(1.0), "global"),
+    "auto_dsa": dsa_optax.auto_dsa(),
 }
 THAT_ASK_NOTHING = {
     **{name: wrap for name, wrap in TRANSPARENT.items() if "inject" not in name},
@@ -233,12 +239,12 @@ THAT_ASK_NOTHING = {
 
 @pytest.fixture(scope="module")
 def adapt_alone(as_users_run_it):
-    return run(LOOKING_BACK["parameter"]())[0]
+    return run(LOOKING_BACK["parameter"])[0]
 
 
 @pytest.mark.parametrize("name", THAT_ASK_NOTHING)
 def test_around_adapt_what_changes_no_gradient_changes_no_step(name, adapt_alone):
-    tracks, state = run(THAT_ASK_NOTHING[name](LOOKING_BACK["parameter"]()))
+    tracks, state = run(THAT_ASK_NOTHING[name](LOOKING_BACK["parameter"]))
     chex.assert_trees_all_close(tracks, adapt_alone, rtol=1e-5)
     assert set(dsa_optax.learning_rates(state)) == {"w", "b"}
 
@@ -258,7 +264,7 @@ WORKING = {
 @pytest.mark.parametrize("name", WORKING)
 @pytest.mark.parametrize("optimizer", LOOKING_BACK)
 def test_what_works_without_a_grad_fn(optimizer, name):
-    tx = WORKING[name](LOOKING_BACK[optimizer]())
+    tx = WORKING[name](LOOKING_BACK[optimizer])
     step = dsa_optax.make_train_step(loss, tx, donate=False)
     params, state = make_params(), tx.init(make_params())
     for _ in range(80):
@@ -269,7 +275,7 @@ def test_what_works_without_a_grad_fn(optimizer, name):
 
 @pytest.mark.parametrize("optimizer", LOOKING_BACK)
 def test_schedule_free_moves_its_own_iterate_by_adapt(optimizer):
-    tx = optax.contrib.schedule_free(LOOKING_BACK[optimizer](), 1.0, b1=0.9)
+    tx = optax.contrib.schedule_free(LOOKING_BACK[optimizer], 1.0, b1=0.9)
     step = dsa_optax.make_train_step(loss, tx, donate=False)
     params, state = make_params(), tx.init(make_params())
     for _ in range(80):
@@ -280,7 +286,7 @@ def test_schedule_free_moves_its_own_iterate_by_adapt(optimizer):
 
 @pytest.mark.parametrize("optimizer", LOOKING_BACK)
 def test_lookahead_works_without_a_grad_fn(optimizer):
-    tx = optax.lookahead(LOOKING_BACK[optimizer](), 5, 0.5)
+    tx = optax.lookahead(LOOKING_BACK[optimizer], 5, 0.5)
     params = optax.LookaheadParams.init_synced(make_params())
     state = tx.init(params)
 
@@ -296,11 +302,12 @@ def test_lookahead_works_without_a_grad_fn(optimizer):
 
 @pytest.mark.parametrize("optimizer", LOOKING_BACK)
 def test_masked_needs_no_value_fn(optimizer):
-    tx = optax.masked(LOOKING_BACK[optimizer](), {"w": True, "b": False})
+    tx = optax.masked(LOOKING_BACK[optimizer], {"w": True, "b": False})
     frozen = optax.chain(tx, optax.masked(optax.set_to_zero(), {"w": False, "b": True}))
     params, state = make_params(), frozen.init(make_params())
+    update = jax.jit(frozen.update)
     for _ in range(3):
-        updates, state = frozen.update(jax.grad(loss)(params), state, params)
+        updates, state = update(jax.grad(loss)(params), state, params)
         params = optax.apply_updates(params, updates)
     only_w_moves([params])
 
@@ -311,5 +318,5 @@ def test_hyper_parameters_of_adapt_and_auto_dsa_are_injected():
     expected = run(dsa_optax.adapt(optax.sgd(1.0), "global", init_log2_lr=-6.0))[0]
     chex.assert_trees_all_close(run(injected)[0], expected, rtol=1e-6)
     injected = inject(dsa_optax.auto_dsa, static_args="memory_size")()
-    expected = run(dsa_optax.auto_dsa())[0]
+    expected = run(LOOKING_BACK["auto_dsa"])[0]
     chex.assert_trees_all_close(run(injected)[0], expected, rtol=1e-6)

@@ -1,5 +1,6 @@
 """Packed leaves: nothing is lost, and nothing but the number of operations changes."""
 
+import functools
 import math
 import pickle
 from unittest import mock
@@ -28,7 +29,7 @@ DTYPES = st.sampled_from(["float32", "bfloat16"])
 def tree_of(shapes, dtypes, seed=0):
     random = np.random.default_rng(seed)
     return {
-        f"leaf {i}": jnp.asarray(random.normal(size=shape), dtype)
+        f"leaf {i}": random.normal(size=shape).astype(jnp.dtype(dtype))
         for i, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True))
     }
 
@@ -43,14 +44,14 @@ def test_what_is_packed_comes_back(shapes, limit, stacks, data):
     tree = tree_of(shapes, dtypes)
     with mock.patch.object(_packed, "SMALL", limit):
         layout = layout_of(tree, stacks=stacks)
-    packed = layout.pack(tree)
+    packed = jax.jit(layout.pack)(tree)
     large = [
         (*kind, None if stacks else i)
         for i, kind in enumerate(zip(shapes, dtypes, strict=True))
         if math.prod(kind[0]) > limit
     ]
     assert len(packed.arrays) <= len(set(large)) + len(set(dtypes))
-    chex.assert_trees_all_equal(layout.unpack(packed), tree)
+    chex.assert_trees_all_equal(jax.jit(layout.unpack)(packed), tree)
     chex.assert_trees_all_equal_shapes_and_dtypes(layout.like(packed), tree)
     assert layout.of_state(for_state(packed)).arrays == packed.arrays
 
@@ -61,21 +62,27 @@ def test_sums_and_values_of_leaves_are_in_the_order_of_the_tree(shapes, limit):
     tree = tree_of(shapes, ["float32"] * len(shapes))
     with mock.patch.object(_packed, "SMALL", limit):
         layout = layout_of(tree)
-    packed = layout.pack(tree)
+    values = np.arange(1.0, len(tree) + 1, dtype=np.float32)
+
+    @jax.jit  # eagerly each of its operations would be compiled, for every shape
+    def worked_out(tree, values):
+        packed = layout.pack(tree)
+        of_entries = jax.tree.map(
+            lambda value, array: jnp.broadcast_to(value, array.shape),
+            layout.of_leaves(values),
+            packed,
+        )
+        return layout.sums(packed), of_entries, layout.tree(values)
+
+    sums, of_entries, scalars = worked_out(tree, values)
+    # On its own: in one program with them jaxlib 0.10.2 aborts in compiling it, where
+    # the leaves are a scalar and an empty one.
+    of_leaves = jax.jit(layout.unpack)(of_entries)
     leaves = [np.asarray(tree[name], np.float64) for name in sorted(tree)]
-    sums = layout.sums(packed)
     np.testing.assert_allclose(sums, [x.sum() for x in leaves], atol=1e-5)
-    values = jnp.arange(1.0, len(leaves) + 1)
-    of_entries = jax.tree.map(
-        lambda value, array: jnp.broadcast_to(value, array.shape),
-        layout.of_leaves(values),
-        packed,
-    )
-    of_leaves = jax.tree.leaves(layout.unpack(of_entries))
-    for leaf, value in zip(of_leaves, values, strict=True):
+    for leaf, value in zip(jax.tree.leaves(of_leaves), values, strict=True):
         np.testing.assert_array_equal(leaf, np.full(leaf.shape, value))
-    scalars = jax.tree.leaves(layout.tree(values))
-    np.testing.assert_array_equal(np.stack(scalars), values)
+    np.testing.assert_array_equal(np.stack(jax.tree.leaves(scalars)), values)
 
 
 @pytest.mark.parametrize("form", ["parameter", "tensor", "global", "light", "dense"])
@@ -121,44 +128,52 @@ FORMS = {
     "light": lambda: dsa_optax.auto_dsa(0),
     "dense": lambda: dsa_optax.auto_dsa(5),
 }
+WHOLE = [form for form in FORMS if form != "light"]  # which is a part of the dense one
 
 
-def trajectory(tx, dtype, steps=12):
-    params = make_params(dtype)
-    state, step, grad = tx.init(params), jax.jit(tx.update), jax.jit(jax.grad(loss))
-    rows = []
-    for _ in range(steps):
-        updates, state = step(grad(params), state, params)
-        params = optax.apply_updates(params, updates)
-        rows.append((params, dsa_optax.learning_rates(state)))
+@functools.cache
+def trajectory(form, small=SMALL):
+    """In 64 bits: params and rates of every step, and the last state."""
+    with jax.enable_x64(True), mock.patch.object(_packed, "SMALL", small):
+        tx, params, rows = FORMS[form](), make_params("float64"), []
+        state = tx.init(params)
+
+        @jax.jit
+        def step(params, state):
+            updates, state = tx.update(jax.grad(loss)(params), state, params)
+            params = optax.apply_updates(params, updates)
+            return params, state, dsa_optax.learning_rates(state)
+
+        for _ in range(12):
+            params, state, rates = step(params, state)
+            rows.append((params, rates))
     return rows, state
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_trajectory_is_that_of_leaves_apart(form, monkeypatch):
+@pytest.mark.parametrize("form", WHOLE)
+def test_the_trajectory_is_that_of_leaves_apart(form):
     """Up to the order in which sums are taken, which Muon's iterations enlarge."""
-    with jax.enable_x64(True):
-        packed, state = trajectory(FORMS[form](), "float64")
-        assert len(state.before) == 1
-        monkeypatch.setattr(_packed, "SMALL", -1)
-        apart, state = trajectory(FORMS[form](), "float64")
-        assert {name: len(array) for name, array in state.before.items()} == {
-            "float64_": 1,
-            "float64_4x5": 1,
-            "float64_5": 2,
-            "float64_5x5": 2,
-        }
+    packed, state = trajectory(form)
+    assert len(state.before) == 1
+    apart, state = trajectory(form, small=-1)
+    assert {name: len(array) for name, array in state.before.items()} == {
+        "float64_": 1,
+        "float64_4x5": 1,
+        "float64_5": 2,
+        "float64_5x5": 2,
+    }
     chex.assert_trees_all_close(packed, apart, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", WHOLE)
 def test_a_state_is_of_plain_arrays_for_any_checkpoint(form):
-    _, state = trajectory(FORMS[form](), "float32", 2)
-    fresh = FORMS[form]().init(make_params("float32"))
     serialization = pytest.importorskip("flax.serialization")
-    kept = serialization.to_bytes(state)
-    chex.assert_trees_all_equal(serialization.from_bytes(fresh, kept), state)
-    chex.assert_trees_all_equal(pickle.loads(pickle.dumps(state)), state)
+    _, state = trajectory(form)
+    with jax.enable_x64(True):
+        fresh = FORMS[form]().init(make_params("float64"))
+        kept = serialization.to_bytes(state)
+        chex.assert_trees_all_equal(serialization.from_bytes(fresh, kept), state)
+        chex.assert_trees_all_equal(pickle.loads(pickle.dumps(state)), state)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -166,7 +181,7 @@ def test_an_update_has_few_operations_a_leaf(form):
     """Where every leaf is one more only to be packed and cut out again."""
 
     def operations(leaves):
-        params = [jnp.ones((3, 2)) for _ in range(leaves)]
+        params = [np.ones((3, 2), np.float32)] * leaves
         tx = FORMS[form]()
         if form in ("tensor", "global"):  # whose inner optimizers see every leaf
             tx = dsa_optax.adapt(sign(), form)
@@ -174,8 +189,8 @@ def test_an_update_has_few_operations_a_leaf(form):
         program = jax.jit(tx.update).lower(params, state, params).as_text()
         return program.count("stablehlo.")
 
-    few, many = (operations(n) for n in (20, 60))
-    assert (many - few) / 40 < 24
+    few, many = (operations(n) for n in (10, 30))
+    assert (many - few) / 20 < 24
 
 
 def test_leaves_that_are_cut_out_are_programs_of_one_kind():

@@ -1,6 +1,7 @@
 """The training loop: what an epoch is, and that a killed run ends as if it wasn't."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,14 @@ import pytest
 import dsa_optax
 from dsa_optax.training import fit
 
-pytestmark = pytest.mark.usefixtures("as_users_run_it", "optimised")
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 KEY = 3
 ROWS, BATCH = 50, 16  # the last mini-batch has two rows
 EPOCHS = {"first_epochs": 4, "second_epochs": 5}
+EVEN = {"batch_size": 25, "microbatch_size": 25}
+"""No short batch, for which an optimizer's step would be compiled once more."""
+
 SETTINGS = {**EPOCHS, "batch_size": BATCH, "microbatch_size": 20, "progress": False}
 
 
@@ -54,6 +58,17 @@ def plain_loss(params, x, y, key):
 def trained(**options):
     options = {"loss_fn": loss, "data": make_data(), **SETTINGS, **options}
     return fit(params=make_params(), key=jax.random.key(KEY), **options)
+
+
+def norm(params):
+    return {"norm": optax.tree.norm(params)}
+
+
+@pytest.fixture(scope="module")
+def finished(as_users_run_it, tmp_path_factory):
+    """A run that came to its end, and its folder, which none may write to."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return folder, trained(checkpoint_dir=folder, evaluate=norm)
 
 
 def assert_same_end(found, expected):
@@ -96,19 +111,24 @@ def test_an_epoch_of_mini_batches_is_every_row_once_in_a_new_order(rows):
     np.testing.assert_allclose(losses, x.mean(), rtol=1e-6)  # the short batch's too
 
 
-def test_the_second_stage_is_dsa_on_all_rows_from_where_the_first_ended():
+def test_the_second_stage_is_dsa_on_all_rows_from_where_the_first_ended(finished):
     first = trained(second_epochs=0)
-    both = trained()
+    _, both = finished
     params, data = first.params, make_data()
     tx = dsa_optax.dsa()
     state = tx.init(params)
-    for row in both.history[4:]:
-        key = jax.random.fold_in(jax.random.key(KEY), row["epoch"])
+
+    @jax.jit
+    def step(params, state, epoch):
+        key = jax.random.fold_in(jax.random.key(KEY), epoch)
         value, grads = jax.value_and_grad(loss)(params, *data, key)
-        np.testing.assert_allclose(row["loss"], value, rtol=1e-5)
         grad_fn = dsa_optax.make_grad_fn(loss, *data, key)
         updates, state = tx.update(grads, state, params, grad_fn=grad_fn)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state, value
+
+    for row in both.history[4:]:
+        params, state, value = step(params, state, row["epoch"])
+        np.testing.assert_allclose(row["loss"], value, rtol=1e-5)
     jax.tree.map(
         lambda found, ours: np.testing.assert_allclose(found, ours, rtol=1e-5),
         (both.params, both.opt_state.log2_lr),
@@ -122,18 +142,18 @@ def test_the_first_stage_hands_dsa_its_mini_batch():
 
 
 def test_any_optimizer_of_optax_in_either_stage():
-    lbfgs = trained(loss_fn=plain_loss, second=optax.lbfgs(), second_epochs=30)
-    adam = trained(loss_fn=plain_loss, second=optax.adam(1e-3), second_epochs=30)
+    options = {"loss_fn": plain_loss, "second_epochs": 30, **EVEN}
+    lbfgs = trained(second=optax.lbfgs(), **options)
+    adam = trained(second=optax.adam(1e-3), **options)
     assert lbfgs.history[-1]["loss"] < 0.5 * adam.history[-1]["loss"]
 
 
-def test_evaluate_sees_the_params_after_every_epoch():
-    x, y = make_data()
-    value = jax.jit(plain_loss)
-    run = trained(evaluate=lambda params: {"value": value(params, x, y, None)})
+def test_evaluate_sees_the_params_after_every_epoch(finished):
+    _, run = finished
     assert [row["epoch"] for row in run.history] == list(range(1, 10))
+    assert len({row["norm"] for row in run.history}) == 9
     np.testing.assert_allclose(
-        run.history[-1]["value"], value(run.params, x, y, None), rtol=1e-6
+        run.history[-1]["norm"], norm(run.params)["norm"], rtol=1e-6
     )
 
 
@@ -188,7 +208,7 @@ def main(folder, kill_at, kill_after):
         (progress / str(epoch)).touch()
         if epoch == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        return {"norm": optax.tree.norm(params)}
+        return norm(params)
 
     folder = Path(folder)
     progress = folder / "epochs"
@@ -204,42 +224,44 @@ def main(folder, kill_at, kill_after):
 def run_until_killed(folder, kill_at=0, kill_after=0.0):
     command = [sys.executable, __file__, str(folder), str(kill_at), str(kill_after)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    if not kill_after:  # by time, a run that compiles has more moments to be killed at
+        environment |= {
+            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
     return subprocess.run(command, env=environment, timeout=300).returncode
 
 
-def not_killed():
-    return trained(evaluate=lambda params: {"norm": optax.tree.norm(params)})
-
-
 def resumed(folder):
-    norm = lambda params: {"norm": optax.tree.norm(params)}
     return trained(checkpoint_dir=Path(folder, "run"), evaluate=norm)
 
 
-def test_a_run_killed_at_the_switch_ends_as_if_it_was_not(tmp_path):
+def test_a_run_killed_at_the_switch_ends_as_if_it_was_not(tmp_path, finished):
     switch = EPOCHS["first_epochs"]
     assert run_until_killed(tmp_path, kill_at=switch) == -signal.SIGKILL
     assert len(os.listdir(tmp_path / "epochs")) == switch  # it came that far
-    assert_same_end(resumed(tmp_path), not_killed())
+    assert_same_end(resumed(tmp_path), finished[1])
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_any_moment_ends_as_if_it_was_not(tmp_path):
+def test_a_run_killed_at_any_moment_ends_as_if_it_was_not(tmp_path, finished):
     for attempt in range(60):  # later and later, until one run comes to its end
-        killed = run_until_killed(tmp_path, kill_after=1 + 0.4 * attempt)
+        killed = run_until_killed(tmp_path, kill_after=1 + 0.2 * attempt)
         assert killed in (0, -signal.SIGKILL)
         if not killed:
             break
     assert attempt > 2
-    assert_same_end(resumed(tmp_path), not_killed())
+    assert_same_end(resumed(tmp_path), finished[1])
 
 
-def test_a_finished_run_is_read_and_can_go_on(tmp_path):
-    run = trained(checkpoint_dir=tmp_path)
-    assert_same_end(trained(checkpoint_dir=tmp_path), run)
-    longer = trained(checkpoint_dir=tmp_path, second_epochs=8)
+def test_a_finished_run_is_read_and_can_go_on(tmp_path, finished):
+    folder, run = finished
+    shutil.copytree(folder, tmp_path / "run")
+    assert_same_end(resumed(tmp_path), run)
+    options = {"second_epochs": 8, "evaluate": norm}
+    longer = trained(checkpoint_dir=tmp_path / "run", **options)
     assert longer.history[:9] == run.history
-    assert_same_end(longer, trained(second_epochs=8))
+    assert_same_end(longer, trained(**options))
 
 
 def test_the_last_epoch_is_kept_whatever_the_interval(tmp_path):
@@ -249,23 +271,38 @@ def test_the_last_epoch_is_kept_whatever_the_interval(tmp_path):
 
 @pytest.mark.parametrize("first", [optax.sgd(0.01), optax.lbfgs()])
 def test_checkpoints_of_any_optimizers_state(first, tmp_path):
-    options = {"loss_fn": plain_loss, "first": first, "second_epochs": 0}
-    trained(checkpoint_dir=tmp_path, **{**options, "first_epochs": 2})
+    options = {
+        "checkpoint_dir": tmp_path,
+        "loss_fn": plain_loss,
+        "first": first,
+        "second_epochs": 0,
+        **EVEN,
+    }
+    run = trained(**options, first_epochs=2)
     with pytest.raises(ValueError, match="first_epochs was 2 and is 4"):
-        trained(checkpoint_dir=tmp_path, **options)
-    again = trained(checkpoint_dir=tmp_path, **{**options, "first_epochs": 2})
-    assert_same_end(again, trained(**{**options, "first_epochs": 2}))
+        trained(**options)
+    assert_same_end(trained(**options, first_epochs=2), run)
 
 
 # Errors ---------------------------------------------------------------------------
 
 
-def test_a_folder_of_another_run_is_refused(tmp_path):
-    trained(checkpoint_dir=tmp_path)
+def test_a_folder_of_another_run_is_refused(finished):
+    folder, _ = finished
     with pytest.raises(ValueError, match=r"batch_size was 16 and is 8.*Pass another"):
-        trained(checkpoint_dir=tmp_path, batch_size=8)
+        trained(checkpoint_dir=folder, batch_size=8)
     with pytest.raises(ValueError, match=r"9 epochs, longer than the 6 asked for"):
-        trained(checkpoint_dir=tmp_path, second_epochs=2)
+        trained(checkpoint_dir=folder, second_epochs=2)
+
+
+def standing(tx):
+    """An optimizer with the state of another, that takes no time to compile."""
+
+    def update(updates, state, params=None, **extra):
+        del params, extra
+        return jax.tree.map(jnp.zeros_like, updates), state
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
 INT8 = {"state_dtype": jnp.int8}
@@ -295,7 +332,7 @@ RATES = r"log2_lr\['b'\] was {} of shape \(8,\), and is {}.*`state_dtype` as it 
 )
 def test_an_optimizer_with_another_state_is_refused(was, now, message, tmp_path):
     options = {"checkpoint_dir": tmp_path, "loss_fn": plain_loss, "first_epochs": 0}
-    trained(second=was, **{**options, "second_epochs": 1})
+    trained(second=standing(was), **{**options, "second_epochs": 1})
     message = f"`checkpoint_dir` holds a run with another optimizer.*{message}"
     with pytest.raises(ValueError, match=message):
         trained(second=now, **options)
@@ -306,7 +343,8 @@ def test_a_memory_of_another_size_is_refused(tmp_path):
         return jnp.mean((params["w"] - x[0]) ** 2)
 
     def trained(tx):
-        options = {**SETTINGS, "first_epochs": 0, "checkpoint_dir": tmp_path}
+        options = {**SETTINGS, "first_epochs": 0, "second_epochs": 1}
+        options["checkpoint_dir"] = tmp_path
         params, data = {"w": jnp.zeros((64, 64))}, (np.ones(3, np.float32),)
         fit(of_large, params, data, jax.random.key(0), second=tx, **options)
 
@@ -332,24 +370,25 @@ def test_the_second_optimizer_may_be_another_while_the_first_is_at_work(tmp_path
         (1, lambda y: y[:, None]),
     ],
 )
-def test_other_data_of_as_many_rows_are_refused(place, change, tmp_path):
+def test_other_data_of_as_many_rows_are_refused(place, change, finished):
+    folder, run = finished
     data = list(make_data())
-    run = trained(checkpoint_dir=tmp_path)
     same = [data[0].astype(np.float64), jnp.asarray(data[1])]  # float32 when they go in
-    assert_same_end(trained(checkpoint_dir=tmp_path, data=same), run)
+    assert_same_end(trained(checkpoint_dir=folder, data=same), run)
     data[place] = change(data[place])
     message = rf"run with other data: data\[{place}\] was float32 .*Pass another `check"
     with pytest.raises(ValueError, match=message):
-        trained(checkpoint_dir=tmp_path, data=data)
+        trained(checkpoint_dir=folder, data=data)
 
 
 def test_of_large_data_some_rows_are_compared(tmp_path, monkeypatch):
     monkeypatch.setattr("dsa_optax.training._MOST_BYTES", 100)
     x, y = make_data()
-    run = trained(checkpoint_dir=tmp_path)
-    assert_same_end(trained(checkpoint_dir=tmp_path), run)
+    options = {"checkpoint_dir": tmp_path, "first_epochs": 1, "second_epochs": 0}
+    run = trained(**options)
+    assert_same_end(trained(**options), run)
     with pytest.raises(ValueError, match=r"run with other data: data\[0\]"):
-        trained(checkpoint_dir=tmp_path, data=(x + 1, y))
+        trained(data=(x + 1, y), **options)
 
 
 def test_data_may_be_anything_with_rows(tmp_path):
@@ -364,18 +403,19 @@ def test_data_may_be_anything_with_rows(tmp_path):
         return jnp.mean(params["b"]) + jnp.mean(rows["half"], dtype=jnp.float32)
 
     options = {"loss_fn": rows_loss, "checkpoint_dir": tmp_path}
+    options |= {"first_epochs": 1, "second_epochs": 1}
     trained(data=(rows,), **options)
     other = {**rows, "keys": jax.random.split(jax.random.key(1), 6)}
     with pytest.raises(ValueError, match=r"other data: data\[0\]\['keys'\] was key"):
         trained(data=(other,), **options)
 
 
-def test_other_params_are_refused(tmp_path):
-    options = {"checkpoint_dir": tmp_path, "key": jax.random.key(KEY), **SETTINGS}
-    fit(plain_loss, make_params(), make_data(), **options)
+def test_other_params_are_refused(finished):
+    folder, _ = finished
+    options = {"checkpoint_dir": folder, "key": jax.random.key(KEY), **SETTINGS}
     more = {**make_params(), "c": jnp.ones(())}
     with pytest.raises(ValueError, match=r"other params: params\['c'\] was missing"):
-        fit(plain_loss, more, make_data(), **options)
+        fit(loss, more, make_data(), **options)
 
 
 @pytest.mark.parametrize(
