@@ -3,6 +3,7 @@
 What one update makes of a non-finite number is in `test_exactness.py`; here are runs.
 """
 
+import functools
 import os
 import pickle
 import signal
@@ -29,13 +30,20 @@ FACTORIES = {
 }
 
 
+@functools.cache
+def optimizer(name):
+    """One for all tests, so that what they share is compiled once."""
+    return FACTORIES[name]()
+
+
 @pytest.fixture(params=FACTORIES)
 def tx(request):
-    return FACTORIES[request.param]()
+    return optimizer(request.param)
 
 
 def make_params(dtype=jnp.float32):
-    return {"w": jnp.asarray([[1.0, -2.0, 0.5]] * 2, dtype), "b": jnp.zeros(3, dtype)}
+    w, b = np.array([[1.0, -2.0, 0.5]] * 2), np.zeros(3)
+    return {"w": jnp.asarray(w, dtype), "b": jnp.asarray(b, dtype)}
 
 
 def loss(params):
@@ -43,11 +51,16 @@ def loss(params):
     return jnp.sum((w - 1) ** 2 + 0.1 * w**4)
 
 
-def run(tx, params, state, steps, objective=loss):
+@functools.cache
+def train_step(tx, objective):
+    return dsa_optax.make_train_step(objective, tx, donate=False)
+
+
+def run(tx, params, state, steps, objective=loss, *args):
     """A run in which every step is a call of one compiled program."""
-    step = dsa_optax.make_train_step(objective, tx, donate=False)
+    step = train_step(tx, objective)
     for _ in range(steps):
-        params, state, _ = step(params, state)
+        params, state, _ = step(params, state, *args)
     return params, state
 
 
@@ -56,45 +69,52 @@ def run(tx, params, state, steps, objective=loss):
 
 def poisoned(tree, bad, everywhere, now):
     """`bad` at the first coordinate of `w`, or everywhere, if it is time."""
-    w = tree["w"].at[0, 0].set(bad)
-    broken = {**tree, "w": w}
-    if everywhere:
-        broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, bad), tree)
-    return jax.tree.map(lambda a, b: jnp.where(now, a, b), broken, tree)
+    first = {"w": jnp.zeros((2, 3), bool).at[0, 0].set(True), "b": jnp.zeros(3, bool)}
+    return jax.tree.map(
+        lambda leaf, at: jnp.where(now & (at | everywhere), bad, leaf), tree, first
+    )
 
 
-def poisoned_run(tx, bad, where, everywhere, steps=80):
-    """The params and states of all steps; steps 5 to 8 are poisoned, and every 20th."""
+@partial(jax.jit, static_argnums=0)
+@partial(jax.vmap, in_axes=(None, 0, None, None, None))
+def poisoned_runs(tx, bad, in_gradient, in_probe, everywhere):
+    """Params, states and losses of 80 steps; the 5th to 8th and every 20th are spoilt.
+
+    What is spoilt is an argument: all ways go through one compiled program.
+    """
     params = make_params()
 
     def step(carry, i):
         params, state = carry
         now = ((i >= 5) & (i < 9)) | (i % 20 == 0)
         spoil = partial(poisoned, bad=bad, everywhere=everywhere)
-        grad, probe_grad = jax.grad(loss), jax.grad(loss)
-        if where in ("gradient", "both"):
-            grad = lambda p: spoil(jax.grad(loss)(p), now=now)
-        if where in ("probe", "both"):
-            probe_grad = lambda p: spoil(jax.grad(loss)(p), now=now)
-        updates, state = tx.update(grad(params), state, params, grad_fn=probe_grad)
-        carry = optax.apply_updates(params, updates), state
-        return carry, carry
+        grads = spoil(jax.grad(loss)(params), now=now & in_gradient)
+        probe_grad = lambda p: spoil(jax.grad(loss)(p), now=now & in_probe)
+        updates, state = tx.update(grads, state, params, grad_fn=probe_grad)
+        params = optax.apply_updates(params, updates)
+        return (params, state), (params, state, loss(params))
 
-    return jax.lax.scan(step, (params, tx.init(params)), jnp.arange(steps))[1]
+    return jax.lax.scan(step, (params, tx.init(params)), jnp.arange(80))[1]
+
+
+@functools.cache
+def losses_without_faults(tx):
+    """At the start, and after 80 steps."""
+    start = make_params()
+    state, step = tx.init(start), train_step(tx, loss)
+    ends = (start, state), run(tx, start, state, 80)
+    return [float(step(*end)[2]) for end in ends]
 
 
 @pytest.mark.parametrize("everywhere", [False, True], ids=["one", "all"])
 @pytest.mark.parametrize("where", ["gradient", "probe", "both"])
 def test_a_run_recovers_from_non_finite_gradients(tx, where, everywhere):
-    kinds = jnp.asarray([jnp.nan, jnp.inf, -jnp.inf], jnp.float32)
-    runs = jax.vmap(lambda bad: poisoned_run(tx, bad, where, everywhere))
-    params, state = jax.jit(runs)(kinds)
-    start = make_params()
+    kinds = np.array([np.nan, np.inf, -np.inf], np.float32)
+    spoilt = (where in ("gradient", "both"), where in ("probe", "both"), everywhere)
+    params, state, values = jax.device_get(poisoned_runs(tx, kinds, *spoilt))
     chex.assert_tree_all_finite((params, state))
-    values = jax.vmap(jax.vmap(loss))(params)
-    healthy, _ = run(tx, start, tx.init(start), 80)
-    allowed = loss(healthy) + 0.2 * (loss(start) - loss(healthy))
-    assert jnp.all(values[:, -1] < allowed)
+    start, healthy = losses_without_faults(tx)
+    assert np.all(values[:, -1] < healthy + 0.2 * (start - healthy))
     if where != "probe" and everywhere:
         for i in (5, 6, 7, 8):  # nothing moves: neither the params nor their rates
             pick = lambda i: jax.tree.map(lambda leaf: leaf[:, i], (params, state[1]))
@@ -243,7 +263,7 @@ def test_a_run_resumed_from_an_orbax_checkpoint_is_the_run_that_went_on(tx, tmp_
 
 def victim(folder):
     """Saves every 5th step to `folder`, and is killed in the 13th of its steps."""
-    tx, params = FACTORIES["dsa"](), make_params()
+    tx, params = optimizer("dsa"), make_params()
     state = tx.init(params)
     for i in range(1, 20):
         params, state = run(tx, params, state, 1)
@@ -261,7 +281,7 @@ def test_a_run_killed_and_resumed_is_the_run_that_was_not(tmp_path):
     )
     assert process.returncode == -signal.SIGKILL
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "5"]
-    tx, start = FACTORIES["dsa"](), make_params()
+    tx, start = optimizer("dsa"), make_params()
     resumed = run(tx, *restore(tmp_path / "10", tx, start), 10)
     assert_bit_for_bit(resumed, run(tx, start, tx.init(start), 20))
 
@@ -329,12 +349,15 @@ def test_flax_serialization_refuses_the_state_of_another_optimizer(tx):
 # float16 --------------------------------------------------------------------------
 
 
+def scaled_loss(params, scale):
+    return loss(params) * scale
+
+
 @pytest.mark.parametrize("exponent", [-4, 3, 8])
 def test_a_loss_scaled_by_a_power_of_two_trains_the_same_float16(exponent):
     """DSA sees the signs only, so a scaled gradient needs no unscaling."""
-    tx, params = dsa_optax.dsa(-6.0), make_params(jnp.float16)
-    scaled = lambda p: loss(p) * jnp.asarray(2.0**exponent, jnp.float16)
-    found = run(tx, params, tx.init(params), 40, scaled)
+    tx, params = optimizer("dsa"), make_params(jnp.float16)
+    found = run(tx, params, tx.init(params), 40, scaled_loss, np.float16(2.0**exponent))
     expected = run(tx, params, tx.init(params), 40)
     assert_bit_for_bit(found, expected)
 
@@ -343,7 +366,7 @@ def test_loss_scaling_saves_float16_gradients_that_underflow():
     """The recipe of docs/getting_started.md: multiply the loss by a power of two."""
     tiny = lambda p: jnp.sum(((p["w"] - 1) * jnp.float16(2.0**-14)) ** 2)
     scaled = lambda p: jnp.float16(2.0**15) * tiny(p)
-    tx, params = dsa_optax.dsa(-6.0), make_params(jnp.float16)
+    tx, params = optimizer("dsa"), make_params(jnp.float16)
     still, _ = run(tx, params, tx.init(params), 40, tiny)
     moved, _ = run(tx, params, tx.init(params), 40, scaled)
     chex.assert_trees_all_equal(still, params)

@@ -1,5 +1,6 @@
 """The Flax helpers, on linen and nnx: one batch, one dropout mask, statistics once."""
 
+import functools
 import subprocess
 import sys
 
@@ -33,8 +34,11 @@ def compiled(request):
     return MODES[request.param]
 
 
-def make_tx():
-    return dsa_optax.dsa(LOG2_LR, DECREASE, INCREASE)
+# Each optimizer and what it is compared with is made once: to compile takes the time.
+@functools.cache
+def make_tx(clip=False):
+    tx = dsa_optax.dsa(LOG2_LR, DECREASE, INCREASE)
+    return optax.chain(optax.clip(0.1), tx) if clip else tx
 
 
 def mse(prediction, target):
@@ -56,9 +60,10 @@ def differ(one, other):
 
 def first_update_by_hand(params, grads, grad_at):
     """The params after Algorithm 1's first update."""
-    sign = lambda tree: jax.tree.map(jnp.sign, tree)
+    sign = lambda tree: jax.tree.map(np.sign, jax.device_get(tree))
     move = lambda log2_lr, s: -(2.0**log2_lr) * s
     signs = sign(grads)
+    params = jax.device_get(params)
     probe = jax.tree.map(lambda p, s: p + move(LOG2_LR, s), params, signs)
 
     def leaf(param, s, probe_s):
@@ -89,8 +94,9 @@ def mlp_loss(params, x, y):
     return mse(LinenMLP().apply({"params": params}, x), y)
 
 
+@functools.cache
 def mlp_params():
-    return LinenMLP().init(jax.random.key(0), X)["params"]
+    return jax.jit(LinenMLP().init)(jax.random.key(0), X)["params"]
 
 
 def nnx_mlp():
@@ -117,6 +123,7 @@ def plain_trajectory(tx, loss, params):
     return params
 
 
+@functools.cache
 def mlp_trajectory(tx):
     return plain_trajectory(tx, lambda params: mlp_loss(params, X, Y), mlp_params())
 
@@ -158,7 +165,7 @@ def linen_step(state, x, y):
 
 @pytest.mark.parametrize("clip", [False, True])
 def test_linen_trajectory_is_that_of_the_optimizer(clip):
-    tx = optax.chain(optax.clip(0.1), make_tx()) if clip else make_tx()
+    tx = make_tx(clip)
     state, compilations = linen_state(tx), linen_step._cache_size()
     for _ in range(STEPS):
         state = linen_step(state, X, Y)
@@ -176,21 +183,30 @@ def test_linen_trajectory_is_that_of_the_optimizer(clip):
 def test_linen_value_fn_in_place_of_grad_fn():
     state = linen_state(make_tx())
     loss = lambda params: mlp_loss(params, X, Y)
-    grads = jax.grad(loss)(state.params)
-    by_value, by_grad = (
-        jax.jit(lambda state, fn=fn: state.apply_gradients(grads=grads, **fn))(state)
-        for fn in ({"value_fn": loss}, {"grad_fn": jax.grad(loss)})
-    )
-    assert_close(by_value.params, by_grad.params)
+
+    @jax.jit
+    def both(state):
+        grads = jax.grad(loss)(state.params)
+        return [
+            state.apply_gradients(grads=grads, **fn).params
+            for fn in ({"value_fn": loss}, {"grad_fn": jax.grad(loss)})
+        ]
+
+    assert_close(*both(state))
 
 
 def test_linen_adam_is_as_with_flax():
     tx = optax.adam(1e-2)
     ours, flaxs = linen_state(tx), linen_state(tx, kind=train_state.TrainState)
-    for _ in range(STEPS):
-        grad_fn = dsa_optax.make_grad_fn(mlp_loss, X, Y)
+    grad_fn = dsa_optax.make_grad_fn(mlp_loss, X, Y)
+
+    @jax.jit
+    def step(ours, flaxs):
         flaxs = flaxs.apply_gradients(grads=grad_fn(flaxs.params))
-        ours = ours.apply_gradients(grads=grad_fn(ours.params), grad_fn=grad_fn)
+        return ours.apply_gradients(grads=grad_fn(ours.params), grad_fn=grad_fn), flaxs
+
+    for _ in range(STEPS):
+        ours, flaxs = step(ours, flaxs)
     for field in ("params", "opt_state", "step"):
         jax.tree.map(
             np.testing.assert_array_equal, getattr(ours, field), getattr(flaxs, field)
@@ -202,11 +218,11 @@ def test_linen_line_search_gets_its_arguments():
     tx, params = optax.lbfgs(), mlp_params()
     state = linen_state(tx)
     loss = lambda params: mlp_loss(params, X, Y)
-    value, grads = jax.value_and_grad(loss)(params)
-    extra = {"value": value, "grad": grads}
 
     @jax.jit
     def both(state):
+        value, grads = jax.value_and_grad(loss)(params)
+        extra = {"value": value, "grad": grads}
         updates, _ = tx.update(grads, state.opt_state, params, value_fn=loss, **extra)
         state = state.apply_gradients(grads=grads, value_fn=loss, extra_args=extra)
         return state.params, optax.apply_updates(params, updates)
@@ -278,8 +294,9 @@ def noisy_step(state, key, x, y):
 
 def test_linen_one_dropout_mask_and_statistics_once():
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    variables = LinenNoisy().init(keys, X)
-    params, stats, key = *variables.values(), jax.random.key(2)
+    variables = jax.jit(LinenNoisy().init)(keys, X)
+    params, stats = variables["params"], variables["batch_stats"]
+    key = jax.random.key(2)
     start = linen_state(kind=NoisyState, tx=make_tx(), **variables)
     state = noisy_step(start, key, X, Y)
 
@@ -300,6 +317,7 @@ def test_linen_one_dropout_mask_and_statistics_once():
 # ------------------------------------------------------------------ nnx
 
 
+@functools.cache
 def nnx_step(loss_fn, compiled, wrt=nnx.Param):
     def step(model, optimizer, *args):
         evaluate = dsa_optax.nnx.value_and_grad(loss_fn, wrt=wrt)
@@ -312,7 +330,7 @@ def nnx_step(loss_fn, compiled, wrt=nnx.Param):
 
 @pytest.mark.parametrize("clip", [False, True])
 def test_nnx_trajectory_is_that_of_linen(compiled, clip):
-    tx = optax.chain(optax.clip(0.1), make_tx()) if clip else make_tx()
+    tx = make_tx(clip)
     model = nnx_mlp()
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
     step = nnx_step(model_loss, compiled)
@@ -323,11 +341,13 @@ def test_nnx_trajectory_is_that_of_linen(compiled, clip):
 
 
 class NnxNoisy(nnx.Module):
+    """Its arrays have shapes of `NnxMLP`'s, whose eager operations are compiled."""
+
     def __init__(self, rngs):
-        self.hidden = nnx.Linear(2, 6, use_bias=False, rngs=rngs)
-        self.norm = nnx.BatchNorm(6, rngs=rngs)
+        self.hidden = nnx.Linear(2, 4, use_bias=False, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
         self.dropout = nnx.Dropout(0.5, rngs=rngs)
-        self.out = nnx.Linear(6, 1, rngs=rngs)
+        self.out = nnx.Linear(4, 1, rngs=rngs)
 
     def __call__(self, x, rngs=None):
         hidden = jnp.tanh(self.norm(self.hidden(x)))
@@ -346,17 +366,16 @@ def pure_noisy_loss(graphdef):
 
 
 def test_nnx_one_dropout_mask_and_statistics_and_counters_once(compiled):
-    model = NnxNoisy(nnx.Rngs(0))
+    model = NnxNoisy(nnx.Rngs(1))
     graphdef, params, rest = nnx.as_pure(nnx.split(model, nnx.Param, ...))
     loss = pure_noisy_loss(graphdef)
     optimizer = nnx.Optimizer(model, make_tx(), wrt=nnx.Param)
     value = nnx_step(model_loss, compiled)(model, optimizer, X, Y)
 
-    (expected_value, rest_after), grads = jax.value_and_grad(loss, has_aux=True)(
-        params, rest
-    )
-    same_mask = lambda params: jax.grad(loss, has_aux=True)(params, rest)[0]
-    other_mask = lambda params: jax.grad(loss, has_aux=True)(params, rest_after)[0]
+    evaluate = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (expected_value, rest_after), grads = evaluate(params, rest)
+    same_mask = lambda params: evaluate(params, rest)[1]
+    other_mask = lambda params: evaluate(params, rest_after)[1]
     trained = nnx.as_pure(nnx.state(model, nnx.Param))
     assert_close(value, expected_value)
     assert_close(trained, first_update_by_hand(params, grads, same_mask))
@@ -365,22 +384,36 @@ def test_nnx_one_dropout_mask_and_statistics_and_counters_once(compiled):
     statistics = nnx.as_pure(nnx.state(model, nnx.BatchStat))
     assert_close(statistics["norm"]["mean"], rest_after["norm"]["mean"])
     assert_close(statistics["norm"]["var"], rest_after["norm"]["var"])
-    again = loss(params, rest_after)[1]
+    (_, again), _ = evaluate(params, rest_after)
     assert differ(statistics["norm"], again["norm"])
 
 
-def test_nnx_noisy_trajectory_is_that_of_plain_jax(compiled):
+@functools.cache
+def noisy_trajectory():
+    """Params and the rest of `NnxNoisy` after a few updates in plain JAX."""
     model, tx = NnxNoisy(nnx.Rngs(0)), make_tx()
     graphdef, params, rest = nnx.as_pure(nnx.split(model, nnx.Param, ...))
     loss, state = pure_noisy_loss(graphdef), tx.init(params)
-    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
-    step = nnx_step(model_loss, compiled)
-    for _ in range(STEPS):
-        step(model, optimizer, X, Y)
+
+    @jax.jit
+    def step(params, rest, state):
         grad_fn = dsa_optax.make_grad_fn(loss, rest, has_aux=True)
         grads, rest = jax.grad(loss, has_aux=True)(params, rest)
         updates, state = tx.update(grads, state, params, grad_fn=grad_fn)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), rest, state
+
+    for _ in range(STEPS):
+        params, rest, state = step(params, rest, state)
+    return params, rest
+
+
+def test_nnx_noisy_trajectory_is_that_of_plain_jax(compiled):
+    model = NnxNoisy(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, make_tx(), wrt=nnx.Param)
+    step = nnx_step(model_loss, compiled)
+    for _ in range(STEPS):
+        step(model, optimizer, X, Y)
+    params, rest = noisy_trajectory()
     assert_close(nnx.as_pure(nnx.state(model, nnx.Param)), params)
     assert_close(
         nnx.as_pure(nnx.state(model, nnx.BatchStat))["norm"],
@@ -477,10 +510,12 @@ def test_nnx_rates_are_readable():
 LABELS = {"hidden": "dsa", "out": "adam"}
 
 
+@functools.cache
 def partitioned():
     return optax.partition({"dsa": make_tx(), "adam": optax.adam(0.1)}, LABELS)
 
 
+@functools.cache
 def partitioned_trajectory():
     params, tx = mlp_params(), partitioned()
     state, step = tx.init(params), dsa_optax.make_train_step(mlp_loss, tx, donate=False)
@@ -496,9 +531,11 @@ def test_linen_below_partition(by):
     )
     value_fn = lambda params: mlp_loss(params, X, Y)
     given = {by: value_fn if by == "value_fn" else jax.grad(value_fn)}
+    step = jax.jit(
+        lambda s: s.apply_gradients(grads=jax.grad(value_fn)(s.params), **given)
+    )
     for _ in range(STEPS):
-        grads = jax.grad(value_fn)(state.params)
-        state = state.apply_gradients(grads=grads, **given)
+        state = step(state)
     assert_close(state.params, partitioned_trajectory())
 
 
@@ -521,6 +558,7 @@ def test_nnx_below_partition(compiled):
 # ---------------------------------------------------------------- adapt
 
 
+@functools.cache
 def make_adapted():
     return dsa_optax.adapt(optax.sgd(1.0, momentum=0.9), "tensor", init_log2_lr=-6.0)
 

@@ -17,8 +17,6 @@ from dsa_optax._rate_storage import common_unit
 from dsa_optax._state import log2_rates
 from tests.problems import PROBLEMS, REGRESSION
 
-pytestmark = pytest.mark.usefixtures("optimised")
-
 F32 = np.float32
 
 
@@ -40,8 +38,10 @@ def trajectory(tx, problem, steps=300):
 
 def same_inside(make, problem):
     """The shared part of two trajectories: as long as int8 can hold the rates."""
-    small, wide = (trajectory(make(d), problem) for d in (jnp.int8, jnp.float32))
-    state = make(jnp.int8).init(problem.params(jnp.float32))
+    small, wide = jax.device_get(
+        [trajectory(make(d), problem) for d in (jnp.int8, jnp.float32)]
+    )
+    state = jax.device_get(make(jnp.int8).init(problem.params(jnp.float32)))
     low, high = state.start + state.unit * state.bounds
     inside = np.all(
         [
@@ -143,15 +143,16 @@ def test_a_parameter_costs_one_byte_and_every_reader_knows_it():
     top = jax.tree.map(lambda leaf: leaf.at[0].set(127), held)
     before = optax.tree.set(state, log2_lr=top)
     update = jax.jit(lambda *args: tx.update(*args, value_fn=loss))
-    updates, after = update(jax.grad(loss)(params), before, params)
+    updates, after = update(jax.jit(jax.grad(loss))(params), before, params)
     assert jax.tree.map(lambda u: u.dtype, updates) == {
         "w": jnp.float32,
         "b": jnp.bfloat16,
     }
-    summary = dsa_optax.summary(after, before)["b"]
+    summarize = jax.jit(dsa_optax.summary)
+    summary = summarize(after, before)["b"]
     shares = (summary.grew, summary.shrank, summary.at_bound)
     np.testing.assert_allclose(shares, (0.95, 0.05, 0.0), rtol=1e-6)
-    assert float(dsa_optax.summary(before)["b"].at_bound) == pytest.approx(0.05)
+    assert float(summarize(before)["b"].at_bound) == pytest.approx(0.05)
 
 
 def test_donated_vmapped_pickled_and_sharded_as_any_state():
@@ -187,9 +188,10 @@ def test_bounds_are_the_last_values_inside(low, high, expected):
     g = jnp.ones(2, jnp.float32)
     state = tx.init(g)
     assert tuple(state.bounds.tolist()) == expected
+    probe = np.asarray([-1.0, 1.0], F32)
+    update = jax.jit(lambda s: tx.update(g, s, g, grad_fn=lambda _: probe)[1])
     for _ in range(200):
-        probe = jnp.asarray([-1.0, 1.0], jnp.float32)
-        _, state = tx.update(g, state, g, grad_fn=lambda _, probe=probe: probe)
+        state = update(state)
     np.testing.assert_array_equal(state.log2_lr, expected)
 
 

@@ -132,13 +132,13 @@ def test_pseudorandom_sequences_are_grahams_ceilings(n_in, n_out, overlapping):
         if alpha * u < 1
     }
     draw = lambda key: pooling_sequence(key, n_in, n_out, overlapping=overlapping)
-    drawn = jax.vmap(draw)(jax.random.split(jax.random.key(0), 500))
+    drawn = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), 500))
     assert {tuple(a) for a in drawn.tolist()} == graham
 
 
 def test_every_order_of_random_increments_comes_about_equally_often():
     draw = lambda key: pooling_sequence(key, 7, 4, sequence="random")
-    drawn = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), 3000)))
+    drawn = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), 3000))
     orders, counts = np.unique(np.diff(drawn), axis=0, return_counts=True)
     assert len(orders) == math.comb(4, 2)
     np.testing.assert_allclose(counts, 500, atol=100)
@@ -161,14 +161,15 @@ def test_rows_and_columns_are_drawn_independently(sequence, overlapping):
 # The maxima and their gradient. -------------------------------------------------------
 
 
+compiled_pool_regions = jax.jit(pool_regions, static_argnames="overlapping")
+
+
 @overlaps
 @pytest.mark.parametrize("levels", [None, 3])
 def test_maxima_and_gradient_are_those_of_the_definition(overlapping, levels):
     """With a few levels most regions have ties, and the first maximum counts."""
     x, (a, b) = images(levels=levels), FIXED[overlapping]
-    pool = lambda x: pool_regions(
-        x, jnp.asarray(a), jnp.asarray(b), overlapping=overlapping
-    )
+    pool = lambda x: compiled_pool_regions(x, a, b, overlapping=overlapping)
     pooled, vjp = jax.vjp(pool, jnp.asarray(x))
     g = images(pooled.shape, seed=1)
     np.testing.assert_array_equal(pooled, maxima(x, a, b, overlapping)[0])
@@ -251,8 +252,8 @@ def test_gradient_is_that_of_finite_differences(sequence, overlapping):
 def test_ratio_2_is_ordinary_pooling(size, window):
     """Its values and its gradient, disjoint and overlapping, with ties."""
     x = jnp.asarray(images((2, size, size, 3), levels=3))
-    pool = lambda x: fractional_max_pool(
-        x, 4, jax.random.key(0), overlapping=window == 3
+    pool = jax.jit(
+        lambda x: fractional_max_pool(x, 4, jax.random.key(0), overlapping=window == 3)
     )
     flax_pool = lambda x: nn.max_pool(x, (window, window), (2, 2))
     pooled, vjp = jax.vjp(pool, x)
@@ -263,10 +264,15 @@ def test_ratio_2_is_ordinary_pooling(size, window):
 
 def test_ratio_1_is_the_identity_or_pooling_with_stride_1():
     x, key = jnp.asarray(images((2, 5, 5, 3))), jax.random.key(0)
-    np.testing.assert_array_equal(fractional_max_pool(x, 5, key, overlapping=False), x)
-    np.testing.assert_array_equal(
-        fractional_max_pool(x, 4, key), nn.max_pool(x, (2, 2), (1, 1))
-    )
+
+    @jax.jit
+    def pooled(x):
+        disjoint = fractional_max_pool(x, 5, key, overlapping=False)
+        return disjoint, fractional_max_pool(x, 4, key)
+
+    disjoint, overlapping = pooled(x)
+    np.testing.assert_array_equal(disjoint, x)
+    np.testing.assert_array_equal(overlapping, nn.max_pool(x, (2, 2), (1, 1)))
 
 
 @overlaps
@@ -274,9 +280,7 @@ def test_infinities_and_nans_are_as_max_has_them(overlapping):
     x, (a, b) = images((1, 9, 8, 1)), FIXED[overlapping]
     x[0, :4, :5] = -np.inf
     x[0, 7, 2], x[0, 6, 6] = np.inf, np.nan
-    pool = lambda x: pool_regions(
-        x, jnp.asarray(a), jnp.asarray(b), overlapping=overlapping
-    )
+    pool = lambda x: compiled_pool_regions(x, a, b, overlapping=overlapping)
     pooled, vjp = jax.vjp(pool, jnp.asarray(x))
     # NumPy's argmax finds a NaN first, as its max does.
     np.testing.assert_array_equal(pooled, maxima(x, a, b, overlapping)[0])
@@ -291,16 +295,15 @@ def test_infinities_and_nans_are_as_max_has_them(overlapping):
 def test_any_dtype_keeps_itself(dtype):
     x = jnp.asarray(images((1, 9, 8, 1), levels=100), dtype)
     a, b = map(jnp.asarray, FIXED[True])
-    pooled = pool_regions(x, a, b)
+    pooled = compiled_pool_regions(x, a, b)
     expected = maxima(np.asarray(x, float), a, b, True)[0]
     assert pooled.dtype == dtype
     np.testing.assert_array_equal(np.asarray(pooled, float), expected)
 
 
 def test_an_image_without_a_batch_is_pooled_alike():
-    x, key = jnp.asarray(images()), jax.random.key(0)
-    pooled = fractional_max_pool(x, 6, key)
-    np.testing.assert_array_equal(fractional_max_pool(x[0], 6, key), pooled[0])
+    x, pool = images(), jax.jit(lambda x: fractional_max_pool(x, 6, jax.random.key(0)))
+    np.testing.assert_array_equal(pool(x[0]), np.asarray(pool(x))[0])
 
 
 # What is refused. ---------------------------------------------------------------------
@@ -355,7 +358,12 @@ def test_both_gradients_of_a_step_see_the_same_regions():
 
     model, x = Model(nnx.Rngs(0)), jnp.asarray(images())
     loss = lambda model: jnp.sum(jnp.sin(model(x)))
-    for _ in range(3):
+
+    @nnx.jit
+    def gradients(model):
         _, grads, grad_fn = dsa_optax.nnx.value_and_grad(loss)(model)
         probe = grad_fn(nnx.as_pure(nnx.state(model, nnx.Param)))
-        np.testing.assert_array_equal(probe["scale"], grads["scale"][...])
+        return probe["scale"], grads["scale"][...]
+
+    for _ in range(3):
+        np.testing.assert_array_equal(*gradients(model))
