@@ -23,7 +23,8 @@ os.environ.setdefault(
 def pytest_configure(config: pytest.Config) -> None:
     gc.set_threshold(50_000)  # tracing makes many objects, few of them in cycles
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    # What takes less is compiled as fast as it is read.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture(autouse=True, scope="module")

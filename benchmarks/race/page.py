@@ -46,20 +46,24 @@ def write(output: Path) -> None:
     Raises:
       FileNotFoundError: if there are no records; it names their command.
     """
-    page, records = text(output), read(output / RECORDS)
+    records = _records(output)
     draw_profiles(records, output / PROFILES)
     draw_curves(records, cache(output), output / CURVES)
-    write_page(output / PAGE, page)
+    write_page(output / PAGE, text(output))
 
 
 def text(output: Path) -> str:
-    """The page, from the records in `output`."""
+    """The page, from the records in `output`; with the curves where they are drawn."""
+    return as_page(_sections(_records(output), output))
+
+
+def _records(output: Path) -> pd.DataFrame:
     if not (output / RECORDS).exists():
         raise FileNotFoundError(
             f"{output} lacks {RECORDS}: run `python -m benchmarks race --output "
             f"{output}` first."
         )
-    return as_page(_sections(read(output / RECORDS), output))
+    return read(output / RECORDS)
 
 
 def cache(output: Path) -> Path:
