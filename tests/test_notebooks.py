@@ -10,7 +10,7 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = ("quickstart", "anatomy", "fits", "physics_informed")
 
 
-SHORTER = {"physics_informed": ("BUDGET, SWITCH, SEEDS = 2000, 1000", "200, 100")}
+SHORTER = {"physics_informed": ("BUDGET, SWITCH, SEEDS = 2000, 1000", "100, 50")}
 """Of a notebook that takes a minute: what is replaced when it is run here."""
 
 

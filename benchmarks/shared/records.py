@@ -130,6 +130,11 @@ def _is_text(line: ast.AST) -> bool:
     return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
 
 
+def without_origin(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table without the columns that tell on what and by what code."""
+    return frame.drop(columns=["machine", "device", "code"], errors="ignore")
+
+
 def by_the_code(records: pd.DataFrame) -> str:
     """What the records were run by, in a sentence."""
     rows = records["code"].value_counts() if "code" in records else pd.Series()

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 from benchmarks.shared.command import OUTPUT, Command, console, names
-from benchmarks.shared.records import code, write
+from benchmarks.shared.records import code, without_origin, write
 from benchmarks.shared.tables import on_screen, rounded
 from benchmarks.speed import beside_torch, gradients_in_parts, page, pooling, sections
 
@@ -36,9 +36,7 @@ def run_speed(output: Path, chosen: Sequence[str]) -> None:
         if section == "torch" and not beside_torch.is_there():
             console.print("Left out: torch, which is not installed")
             continue
-        frame = sections.measure(output, section).drop(
-            columns=["machine", "code"], errors="ignore"
-        )
+        frame = without_origin(sections.measure(output, section))
         console.print(on_screen(rounded(frame), section))
     page.write(output)
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.shared.figures import DSA_COLOR, OTHER_COLORS, save
 from benchmarks.shared.files import as_page, write_page
-from benchmarks.shared.records import read
+from benchmarks.shared.records import read, without_origin
 from benchmarks.shared.tables import in_markdown, rounded
 from benchmarks.speed import sections
 from benchmarks.speed.growth import exponents
@@ -70,9 +70,7 @@ A step of training, in steps of SGD, of a small net (10,000 parameters in four a
         if name in frames:
             yield f"## {title}"
             yield text
-            yield in_markdown(
-                table(frames[name].drop(columns=["machine", "code"], errors="ignore"))
-            )
+            yield in_markdown(table(without_origin(frames[name])))
             if name == "updates":
                 yield from _memory(frames[name])
             if name == "leaves":

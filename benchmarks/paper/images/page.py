@@ -7,7 +7,7 @@ import pandas as pd
 
 from benchmarks.paper.images import batch_sizes, runs
 from benchmarks.paper.tables import at, label
-from benchmarks.shared.records import read
+from benchmarks.shared.records import read, without_origin
 from benchmarks.shared.tables import in_markdown, rounded, spread
 
 
@@ -110,9 +110,7 @@ By `python -m benchmarks costs --output benchmarks/results` ({device}): a net of
 hidden layer, batches of 256 rows, the last of 200. `temp_bytes` is the memory that XLA
 sets aside besides arguments and results, ratio the time beside one call's, error the
 largest difference from the gradient in float64, relative to its leaf's largest."""
-    yield in_markdown(
-        rounded(records.drop(columns=["device", "code"], errors="ignore"))
-    )
+    yield in_markdown(rounded(without_origin(records)))
 
 
 def _fractional_pool(records: pd.DataFrame) -> Iterator[str]:
@@ -120,6 +118,4 @@ def _fractional_pool(records: pd.DataFrame) -> Iterator[str]:
     yield f"""\
 By the same command ({records["device"].iloc[0]}): 64 float32 images of 28×28 with 32
 channels; ratio is the time beside `flax.linen.max_pool`'s, to 14×14."""
-    yield in_markdown(
-        rounded(records.drop(columns=["device", "code"], errors="ignore"))
-    )
+    yield in_markdown(rounded(without_origin(records)))
