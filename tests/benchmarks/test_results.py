@@ -10,7 +10,7 @@ import pytest
 from benchmarks.cutest import page as cutest_page
 from benchmarks.minibatches import page as minibatch_page
 from benchmarks.minibatches import polishing_page
-from benchmarks.paper import page
+from benchmarks.paper import page as paper_page
 from benchmarks.paper.images import page as image_page
 from benchmarks.race import page as race_page
 from benchmarks.race.nist import page as nist_page
@@ -29,7 +29,7 @@ def tabular():
 
 
 PAGES = (
-    page,
+    paper_page,
     race_page,
     minibatch_page,
     polishing_page,
@@ -47,7 +47,9 @@ def without_versions(text):
 def test_a_page_follows_from_its_records(page):
     text = page.text(RESULTS).replace(str(RESULTS), "benchmarks/results")
     committed = (RESULTS / page.PAGE).read_text(encoding="utf-8")
-    assert without_versions(text) == without_versions(committed)
+    if page is paper_page:
+        text, committed = map(without_versions, (text, committed))
+    assert text == committed
 
 
 def test_these_are_all_pages():
@@ -56,11 +58,11 @@ def test_these_are_all_pages():
 
 def test_the_readme_and_the_docs_show_the_measured_tables(tabular):
     race = pd.read_csv(RESULTS / race_page.RECORDS)
-    images = pd.read_csv(RESULTS / page.IMAGE_RECORDS)
+    images = pd.read_csv(RESULTS / paper_page.IMAGE_RECORDS)
     for page_of, table in (
         ("README.md", race_page.in_short(race)),
         ("docs/results.md", race_page.glance(race)),
-        ("docs/claims.md", page.glance(tabular)),
+        ("docs/claims.md", paper_page.glance(tabular)),
         ("docs/claims.md", image_page.glance(images)),
     ):
         assert table in (ROOT / page_of).read_text(encoding="utf-8"), page_of
