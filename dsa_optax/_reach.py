@@ -47,8 +47,7 @@ FALLEN = -3.0
 CAUTIOUS = 1 / 8, 0.2
 """What a cautious step uses of the reach, and the longest that it is."""
 
-REACHES = 0.02, 10.0
-"""The least and the greatest."""
+GREATEST_REACH = 10.0
 
 INCREASE = 0.5
 """How much the log2 reach rises at most in a step. It falls by up to 1, as the rate."""
@@ -138,18 +137,19 @@ def _adapted(ratio: jax.Array, state: ReachState) -> tuple[jax.Array, jax.Array]
     turned = _rules.secant_adaptation(rate, ratio, decrease=1.0, increase=1.0)
     turned = jnp.clip(turned, LEAST_LOG2_LR, HIGHEST_LOG2_LR)
     reached = _rules.secant_adaptation(reach, ratio, decrease=1.0, increase=INCREASE)
-    reached = jnp.clip(reached, *map(math.log2, REACHES))
+    reached = jnp.clip(reached, LEAST_LOG2_LR, math.log2(GREATEST_REACH))
     held = _held_by_reach(state)
     return jnp.where(held, rate, turned), jnp.where(held, reached, reach)
 
 
 def _fallen(octaves: jax.Array, state: ReachState) -> tuple[jax.Array, jax.Array]:
-    """Both after a step back; what the reach can't fall the rate does."""
-    octaves = octaves.astype(state.log2_lr.dtype)
-    may = jnp.minimum(math.log2(REACHES[0]) - state.log2_reach, 0).astype(octaves.dtype)
-    of_reach = jnp.where(_held_by_reach(state), jnp.maximum(octaves, may), 0)
-    rate = jnp.maximum(state.log2_lr + octaves - of_reach, LEAST_LOG2_LR)
-    return rate, state.log2_reach + of_reach
+    """Both after a step back: the one falls that held the step."""
+    rate, reach = state.log2_lr, state.log2_reach
+    lower, nearer = (
+        jnp.maximum(x + octaves.astype(x.dtype), LEAST_LOG2_LR) for x in (rate, reach)
+    )
+    held = _held_by_reach(state)
+    return jnp.where(held, rate, lower), jnp.where(held, nearer, reach)
 
 
 def _cautious(log2_reach: jax.Array) -> jax.Array:

@@ -220,7 +220,7 @@ class Reach:
             move = np.inf if r >= 1 else -np.log2(1 - r)
             if self.cut and self.eta >= -3:
                 moved = self.reach + np.clip(move, -1, 0.5)
-                self.reach = np.clip(moved, np.log2(0.02), np.log2(10))
+                self.reach = min(moved, np.log2(10))
             else:
                 self.eta = min(self.eta + np.clip(move, -1, 1), 1.0)
         shares = [1.0]
@@ -266,24 +266,58 @@ def lbfgs_directions(thetas, grads, memory_size):
     return np.stack(directions)
 
 
-def bfgs_directions(thetas, grads, units):
-    """The direction of BFGS at each of the points, in these units of the params.
+def self_scaled(h, s, y, b, few=False):
+    """H after a pair, by the formulas of Urbán, Stefanou and Pons (2025)."""
+    n, ys, hy = len(s), y @ s, h @ y
+    yhy = y @ hy
+    k = yhy / ys
+    a = max(b * k - 1, np.finfo(float).eps)
+    c = np.sqrt(a / (1 + a))
+    rho_minus = min(1.0, k * (1 - c))
+    theta = max((rho_minus - 1) / a, min(1 / rho_minus, (1 - b) / b))
+    theta = min(theta, 0.0) if few else theta
+    sigma, rho_plus = 1 + theta * a, min(1.0, 1 / b)
+    if theta <= 0:
+        tau = min(rho_plus * sigma ** (-1 / (n - 1)), sigma)
+    else:
+        tau = rho_plus * min(sigma ** (-1 / (n - 1)), 1 / theta)
+    phi = (1 - theta) / (1 + a * theta)
+    v = np.sqrt(yhy) * (s / ys - hy / yhy)
+    inner = h - np.outer(hy, hy) / yhy + phi * np.outer(v, v)
+    return inner / tau + np.outer(s, s) / ys
+
+
+def bfgs(h, s, y):
+    """H after a pair, in its product form."""
+    left = np.eye(len(s)) - np.outer(s, y) / (s @ y)
+    return left @ h @ left.T + np.outer(s, s) / (s @ y)
+
+
+def self_scaled_directions(thetas, grads, units, blocks=None):
+    """The self-scaled direction at each of the points, in these units of the params.
 
     Of several tensors, which have several units, the first pair scales down to a
-    quarter at most.
+    quarter at most. `blocks` has the places of the params of each matrix.
     """
     down = 0.0 if len(set(units)) == 1 else 0.25
     thetas, grads = thetas / units, grads * units
-    h = np.eye(len(units)) * max(1.0, 1 / np.linalg.norm(grads[0]))
-    directions, first = [], True
-    for t, g in enumerate(grads):
-        if t:
-            s, y = thetas[t] - thetas[t - 1], g - grads[t - 1]
-            if s @ y > np.finfo(float).eps * np.linalg.norm(s) * np.linalg.norm(y):
-                growth = (s @ y) / (y @ h @ y)
-                h = h * max(growth, down if first and len(units) > 10 else 1.0)
-                first = False
-                left = np.eye(len(units)) - np.outer(s, y) / (s @ y)
-                h = left @ h @ left.T + np.outer(s, s) / (s @ y)
-        directions.append(-h @ g * units)
-    return np.stack(directions)
+    found = np.zeros_like(grads)
+    for block in [np.arange(len(units))] if blocks is None else blocks:
+        h = np.eye(len(block)) * max(1.0, 1 / np.linalg.norm(grads[0]))
+        first = True
+        for t, g in enumerate(grads[:, block]):
+            if t:
+                before = grads[t - 1, block]
+                s, y = thetas[t, block] - thetas[t - 1, block], g - before
+                if s @ y > np.finfo(float).eps * np.linalg.norm(s) * np.linalg.norm(y):
+                    if first:
+                        growth = (s @ y) / (y @ h @ y)
+                        h = h * max(growth, down if len(block) > 10 else 1.0)
+                        h, first = bfgs(h, s, y), False
+                    else:
+                        b = (s @ before) ** 2 / (s @ y * (before @ h @ before))
+                        h = self_scaled(
+                            h, s, y, max(b, (s @ y) / (y @ h @ y)), len(block) <= 10
+                        )
+            found[t, block] = -h @ g
+    return found * units

@@ -1,0 +1,1 @@
+"""Physics-informed nets, in float64, beside the solvers that their field uses."""
