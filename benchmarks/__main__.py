@@ -13,6 +13,8 @@ from benchmarks.minibatches import polishing_page
 from benchmarks.paper import command as paper
 from benchmarks.paper import page as paper_page
 from benchmarks.paper.images import command as images
+from benchmarks.physics import command as physics
+from benchmarks.physics import page as physics_page
 from benchmarks.race import command as race
 from benchmarks.race import page as race_page
 from benchmarks.race.nist import command as nist
@@ -31,7 +33,8 @@ from benchmarks.speed import command as speed
 def write_pages(output: Path) -> None:
     """The page of claims, and those of the races that have records."""
     paper_page.write(output)
-    for page in (race_page, minibatch_page, polishing_page, nist_page, cutest_page):
+    pages = race_page, minibatch_page, polishing_page, nist_page, cutest_page
+    for page in (*pages, physics_page):
         if (output / page.RECORDS).exists():
             page.write(output)
 
@@ -44,6 +47,7 @@ COMMANDS = (
     *minibatches.COMMANDS,
     *nist.COMMANDS,
     *cutest.COMMANDS,
+    *physics.COMMANDS,
     *speed.COMMANDS,
     paper.SENSITIVITY,
     paper.ABLATIONS,

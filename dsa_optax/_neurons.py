@@ -43,7 +43,7 @@ class Blocks(NamedTuple):
     @property
     def shape(self) -> tuple[int, int]:
         """How many there are, and how large each is."""
-        return (1, self.size) if self.order is None else self.order.shape  # type: ignore[return-value]
+        return (1, self.size) if self.order is None else self.order.shape
 
     def cut(self, vector: jax.Array) -> jax.Array:
         """The blocks of a vector; zero in what is left over."""

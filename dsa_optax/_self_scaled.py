@@ -62,10 +62,11 @@ def self_scaled_direction(
       H' &= \frac1\tau \left(H - \frac{Hy\, y^\top H}{y^\top H y}
         + \varphi \, y^\top H y \, v v^\top\right) + \frac{s s^\top}{y^\top s}.
 
-    θ = 0 is BFGS, θ = 1 is DFP, which shortens what H has too long. In the papers b is :math:`s^\top B s / y^\top s`, B the
-    inverse of H. That is known where a line search along −Hg has found s. b here is the
-    same then; for any other step, such as the sum of three directions, it is as much as
-    Cauchy and Schwarz allow to say: b is at least this.
+    θ = 0 is BFGS, θ = 1 is DFP, which shortens what H has too long. In the papers b is
+    :math:`s^\top B s / y^\top s`, B the inverse of H. That is known where a line search
+    along −Hg has found s. b here is the same then; for any other step, such as the sum
+    of three directions, it is as much as Cauchy and Schwarz allow to say: b is at least
+    this.
 
     All of it is in units of the size that each tensor began with. H begins as the
     identity, or as more of it where the gradient is so small (a loss in other units)
@@ -85,8 +86,8 @@ def self_scaled_direction(
 
     Returns:
       A transformation of packed trees, below `stepping_back`: where the last step is
-      taken back its state stays as it is. (A matrix of one's own to go back to would
-      cost a copy.) A step reads H twice and writes it once.
+      taken back its state stays as it is. (To choose between two matrices would cost a
+      copy.) A step reads H twice and writes it once.
 
     References:
       Al-Baali, `Numerical experience with a class of self-scaling quasi-Newton

@@ -77,7 +77,7 @@ def test_the_first_pair_of_many_parameters_scales_it_down_as_well(repeats):
 
 
 def a_pair(seed, n):
-    """A positive definite H, and a step along −Hg with what the gradient makes of it."""
+    """A positive definite H, g, a step along −Hg, and the change of g over it."""
     random = np.random.default_rng(seed)
     half = random.normal(size=(n, n))
     h, g = half @ half.T + 0.1 * np.eye(n), random.normal(size=n)

@@ -17,7 +17,7 @@ def table(records: pd.DataFrame, column: str) -> pd.DataFrame:
     each = records.groupby(["solver", "equation"])[column].apply(mean).unstack()
     rows = [name for name in SOLVERS if name in each.index]
     columns = [name for name in EQUATIONS if name in each.columns]
-    return each.loc[rows, columns]
+    return each.reindex(index=rows, columns=columns)
 
 
 def at_evaluations(records: pd.DataFrame, count: int, column: str) -> pd.Series:
@@ -40,10 +40,10 @@ def at_the_time_of(records: pd.DataFrame, solver: str, column: str) -> pd.Series
 def _looked_up(
     records: pd.DataFrame, axis: str, limits: pd.Series, column: str
 ) -> pd.Series:
-    def of(row: pd.Series) -> float:
-        places = np.array(row[axis].split(), float)
-        values = np.array(row[f"{column}_at"].split(), float)
-        last = np.searchsorted(places, limits[row.name], side="right") - 1
-        return float(values[last]) if last >= 0 else np.nan
-
-    return records.apply(of, axis=1)
+    found = []
+    rows = zip(records[axis], records[f"{column}_at"], limits, strict=True)
+    for places, values, limit in rows:
+        reached = np.array(places.split(), float) <= limit
+        last = int(reached.sum()) - 1
+        found.append(float(values.split()[last]) if last >= 0 else np.nan)
+    return pd.Series(found, records.index)

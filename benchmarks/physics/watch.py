@@ -44,7 +44,8 @@ class Watch:
         self.looks: list[Look] = []
         self._evaluate, self._budget = evaluate, budget
         self._counts = list(looks(budget))
-        self._spent, self._lowest, self._place = 0, np.inf, None
+        self._spent, self._lowest = 0, np.inf
+        self._place = np.empty(0)
         self._began = time.perf_counter()
 
     def __call__(self, point: Any) -> tuple[jax.Array, jax.Array]:

@@ -367,7 +367,7 @@ _step_back → _packed                     _packed          trees, to vectors an
     → _blend → _adapt → _granularity         → _step_back     undoes a step too far
                   → _skeleton                    → _blend         the sum
                   → _packed                          → _rates         η, and its kinds
-                      → _auto → _bfgs                    → _muon, _bfgs, _lbfgs
+                      → _auto → _bfgs                    → _muon, _lbfgs, _self_scaled
                       → _muon, _lbfgs
 ```
 

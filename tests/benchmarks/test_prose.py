@@ -16,6 +16,8 @@ from benchmarks.cutest import scores as cutest_scores
 from benchmarks.cutest.scores import Group
 from benchmarks.minibatches import page as minibatch_page
 from benchmarks.minibatches.contenders import CONTENDERS
+from benchmarks.physics import page as physics_page
+from benchmarks.physics import scores as physics_scores
 from benchmarks.race import page as race_page
 from benchmarks.race import scores
 from benchmarks.race.nist import page as nist_page
@@ -73,6 +75,26 @@ RAW_NETS = {
     "diabetes": "net",
     "proline": "net",
 }
+
+
+# Physics-informed nets ----------------------------------------------------------------
+
+
+def test_physics_informed_nets():
+    records = physics_page.small(read(RESULTS / physics_page.RECORDS))
+    losses = physics_scores.table(records, "loss")
+    ours, best = losses.loc["auto-dsa"], losses.drop(index="auto-dsa").min()
+    first = {name for name in losses if ours[name] < best[name]}
+    assert first == {"burgers", "helmholtz", "kdv"}
+    helm, next_best = (
+        f"{x['helmholtz']:.1e}".replace("e-0", "e-") for x in (ours, best)
+    )
+    ratio = ours / best
+    assert_said(
+        "README",
+        f"on three of five (Helmholtz {helm}, the next best {next_best})",
+        f"({ratio['poisson']:.1f} and {ratio['allen-cahn']:.2f} times its loss)",
+    )
 
 
 # The race -----------------------------------------------------------------------------

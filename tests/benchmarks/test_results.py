@@ -12,6 +12,7 @@ from benchmarks.minibatches import page as minibatch_page
 from benchmarks.minibatches import polishing_page
 from benchmarks.paper import page as paper_page
 from benchmarks.paper.images import page as image_page
+from benchmarks.physics import page as physics_page
 from benchmarks.race import page as race_page
 from benchmarks.race.nist import page as nist_page
 from benchmarks.shared.data import tables
@@ -35,6 +36,7 @@ PAGES = (
     polishing_page,
     nist_page,
     cutest_page,
+    physics_page,
     speed_page,
 )
 
