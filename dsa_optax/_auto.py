@@ -117,7 +117,7 @@ def auto_dsa(
         if isinstance(given, jax.core.Tracer):
             raise TypeError(
                 f"`{name}` must be known beforehand: in optax.inject_hyperparams name "
-                f'it, as static_args="{name}".'
+                'both, as static_args=("memory_size", "matrix_size").'
             )
         _checks.count(name, given, usual)
     options = Options(state_dtype=state_dtype)
@@ -127,8 +127,9 @@ def auto_dsa(
         adapted(muon, "tensor", options),
     ]
     if memory_size:
-        direction = _quasi_newton(memory_size, matrix_size)
-        parts.append(reaching(direction, MANY * matrix_size, state_dtype))
+        size = int(matrix_size)  # to inject_hyperparams a number is an array
+        direction = _quasi_newton(memory_size, size)
+        parts.append(reaching(direction, MANY * size, state_dtype))
     return guarded(summed(*parts), passes_on=False)
 
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from dsa_optax import _checks
 from dsa_optax._best import Best, better, no_best
 from dsa_optax._dsa import dsa
+from dsa_optax._self_scaled import SelfScaledState
 from dsa_optax._train_step import make_train_step
 from dsa_optax.full_batch import batch_rows, microbatched_value_and_grad
 
@@ -350,7 +351,9 @@ def _leaves(
     found = {}
     for path, node in jax.tree.leaves_with_path(tree, is_leaf=_is_memory):
         option = ""
-        if _is_memory(node):
+        if isinstance(node, SelfScaledState):
+            option = "memory_size` and `matrix_size"
+        elif _is_memory(node):
             option = "memory_size"
         elif _RATES & {getattr(key, "name", None) for key in path}:
             option = "state_dtype"
@@ -365,8 +368,8 @@ def _leaves(
 
 
 def _is_memory(node: Any) -> bool:
-    """Whether it is the state of L-BFGS: this package's, Optax's, or another's."""
-    return "BFGS" in type(node).__name__
+    """Whether it is the state of a matrix, or L-BFGS's: ours, Optax's, another's."""
+    return isinstance(node, SelfScaledState) or "BFGS" in type(node).__name__
 
 
 def _carry_leaves(carry: Carry) -> Trees:

@@ -109,7 +109,12 @@ def test_no_parts_and_bad_memory_are_named():
 def test_the_light_form_leaves_the_memory_out():
     params = {"w": jnp.ones((40, 30)), "b": jnp.ones(30)}
     sizes = [
-        sum(leaf.size for leaf in jax.tree.leaves(dsa_optax.auto_dsa(m).init(params)))
+        sum(
+            leaf.size
+            for leaf in jax.tree.leaves(
+                dsa_optax.auto_dsa(m, matrix_size=0).init(params)
+            )
+        )
         for m in (0, 2, 3)
     ]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -117,13 +122,25 @@ def test_the_light_form_leaves_the_memory_out():
     assert len(dsa_optax.auto_dsa(0).init(params).inner.parts) == 2
 
 
-@pytest.mark.parametrize(("count", "dense"), [(1, True), (1000, True), (1001, False)])
-def test_few_parameters_have_a_matrix_and_many_a_memory(count, dense):
-    tx = dsa_optax.auto_dsa(2)
+@pytest.mark.parametrize(
+    ("count", "shape"),
+    [
+        (1, (1, 1, 1)),
+        (100, (1, 100, 100)),
+        (101, (3, 34, 34)),
+        (4000, (80, 50, 50)),
+        (4001, (2, 2)),
+    ],
+)
+def test_few_parameters_have_a_matrix_more_have_blocks_and_many_a_memory(count, shape):
+    tx = dsa_optax.auto_dsa(2, matrix_size=100)
     state = jax.eval_shape(tx.init, {"a": jnp.ones(count - 1), "b": jnp.ones(())})
-    direction = state.inner.parts[2].inner
-    shape = direction.inverse.shape
-    assert shape == ((count, count) if dense else (2, 2))
+    assert state.inner.parts[2].inner.inverse.shape == shape
+
+
+def test_without_a_matrix_there_is_a_memory():
+    state = jax.eval_shape(dsa_optax.auto_dsa(2, matrix_size=0).init, jnp.ones(1))
+    assert state.inner.parts[2].inner.inverse.shape == (2, 2)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
@@ -182,13 +199,14 @@ def test_one_compilation_donation_checkpoint_and_vmap():
 
 
 def test_inject_hyperparams_takes_the_memory_as_static():
-    make = optax.inject_hyperparams(dsa_optax.auto_dsa, static_args="memory_size")
+    static = ("memory_size", "matrix_size")
+    make = optax.inject_hyperparams(dsa_optax.auto_dsa, static_args=static)
     tx, params = make(2), make_params()
     updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
     chex.assert_tree_all_finite(updates)
     tx = optax.inject_hyperparams(dsa_optax.auto_dsa)()
     state = tx.init(params)
-    with pytest.raises(TypeError, match='static_args="memory_size"'):
+    with pytest.raises(TypeError, match="both, as static_args"):
         jax.jit(tx.update)(params, state, params)
 
 

@@ -317,6 +317,7 @@ def test_hyper_parameters_of_adapt_and_auto_dsa_are_injected():
     injected = inject(dsa_optax.adapt)(optax.sgd(1.0), "global", init_log2_lr=-6.0)
     expected = run(dsa_optax.adapt(optax.sgd(1.0), "global", init_log2_lr=-6.0))[0]
     chex.assert_trees_all_close(run(injected)[0], expected, rtol=1e-6)
-    injected = inject(dsa_optax.auto_dsa, static_args="memory_size")()
+    static = ("memory_size", "matrix_size")
+    injected = inject(dsa_optax.auto_dsa, static_args=static)()
     expected = run(LOOKING_BACK["auto_dsa"])[0]
     chex.assert_trees_all_close(run(injected)[0], expected, rtol=1e-6)

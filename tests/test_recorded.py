@@ -26,7 +26,7 @@ def sign():
 
 OPTIMIZERS = {
     "auto_dsa": auto_dsa,
-    "memory of 10": lambda: auto_dsa(10),
+    "memory of 10": lambda: auto_dsa(10, matrix_size=0),
     "light": lambda: auto_dsa(0),
     "parameter": lambda: adapt(sign(), "parameter"),
     "tensor": lambda: adapt(optax.sgd(1.0, momentum=0.9), "tensor"),

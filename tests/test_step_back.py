@@ -208,7 +208,8 @@ def test_a_step_back_raises_no_rate_that_the_longest_step_holds_below_the_floor(
 
 def test_a_memory_below_two_that_step_back_is_held_by_both():
     tx = dsa_optax.blend(
-        optax.chain(optax.clip(1e9), dsa_optax.auto_dsa(3)), optax.sgd(1e-4)
+        optax.chain(optax.clip(1e9), dsa_optax.auto_dsa(3, matrix_size=0)),
+        optax.sgd(1e-4),
     )
     params = jnp.ones((40, 30), F32)
     rows = [jnp.full_like(params, x) for x in (1.0, 0.7, np.nan, 0.6)]

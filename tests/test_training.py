@@ -320,7 +320,11 @@ RATES = r"log2_lr\['b'\] was {} of shape \(8,\), and is {}.*`state_dtype` as it 
             dsa_optax.auto_dsa(0, **HALF),
             RATES.format("float32", "bfloat16"),
         ),
-        (dsa_optax.auto_dsa(1), dsa_optax.auto_dsa(0), "is missing.*`memory_size` as"),
+        (
+            dsa_optax.auto_dsa(1),
+            dsa_optax.auto_dsa(0),
+            "is missing.*`memory_size` and `matrix_size` as",
+        ),
         (optax.lbfgs(), optax.lbfgs(memory_size=3), "`memory_size` as it was, pass"),
         (
             dsa_optax.adapt(optax.sgd(1.0), "tensor"),
@@ -348,11 +352,11 @@ def test_a_memory_of_another_size_is_refused(tmp_path):
         params, data = {"w": jnp.zeros((64, 64))}, (np.ones(3, np.float32),)
         fit(of_large, params, data, jax.random.key(0), second=tx, **options)
 
-    trained(dsa_optax.auto_dsa(3))
-    trained(dsa_optax.auto_dsa(3))
+    trained(dsa_optax.auto_dsa(3, matrix_size=0))
+    trained(dsa_optax.auto_dsa(3, matrix_size=0))
     message = r"parts\[2\].* was .*\(3, .*\), and is .*\(2, .*`memory_size` as it was"
     with pytest.raises(ValueError, match=message):
-        trained(dsa_optax.auto_dsa(2))
+        trained(dsa_optax.auto_dsa(2, matrix_size=0))
 
 
 def test_the_second_optimizer_may_be_another_while_the_first_is_at_work(tmp_path):

@@ -26,15 +26,11 @@ def at_evaluations(records: pd.DataFrame, count: int, column: str) -> pd.Series:
 
 
 def at_the_time_of(records: pd.DataFrame, solver: str, column: str) -> pd.Series:
-    """The value when another solver's runs were over, run by run.
-
-    NaN where a run was over before that: with more evaluations it would be lower.
-    """
+    """The value when another solver's runs were over, or at a run's own end."""
     run = ["equation", "seed"]
     ends = records[records["solver"] == solver].set_index(run)["seconds"]
     limit = records[run].apply(tuple, axis=1).map(ends)
-    values = _looked_up(records, "seconds_at", limit, column)
-    return values.where(limit <= records["seconds"])
+    return _looked_up(records, "seconds_at", limit, column)
 
 
 def _looked_up(
