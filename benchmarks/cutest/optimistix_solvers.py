@@ -14,8 +14,7 @@ def traces(name: str, compiled: Compiled, budget: int) -> Iterator[Trace]:
     """Of a solver of that name at its defaults, as far as the budget goes."""
     watch = Watch(compiled.evaluate, budget)
     with suppress(Spent):
-        for _ in descend(_steps(name), watch, compiled.problem.start):
-            pass
+        descend(_steps(name), watch, compiled.problem.start)
     # What is accepted is lower.
     yield watch.trace(0.0, end_loss=watch.lowest()[0])
 

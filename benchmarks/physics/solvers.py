@@ -121,8 +121,7 @@ def _optimistix(make: Callable[[], Any], task: Task) -> Callable[[Watch], None]:
     jax.block_until_ready(step(task.start, state, zero, task.start))
 
     def run(watch: Watch) -> None:
-        for _ in descend(steps, watch, task.start):
-            pass
+        descend(steps, watch, task.start)
 
     return run
 

@@ -4,8 +4,8 @@ As their own loops would go, but that those end at tolerances. So a step evaluat
 nothing, and is compiled once for all losses of as many parameters.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -34,14 +34,13 @@ def descend(
     steps: tuple[Step, Step],
     evaluate: Callable[[Any], tuple[jax.Array, jax.Array]],
     start: Any,
-) -> Iterator[None]:
-    """One evaluation after the other, without an end."""
+) -> NoReturn:
+    """One evaluation after the other, until `evaluate` raises."""
     init, step = steps
     place = jnp.asarray(start)
     state = init(place)
     while True:
         place, state = step(place, state, *evaluate(state.y_eval))
-        yield
 
 
 def _told(place: jax.Array, known: tuple[jax.Array, jax.Array]) -> Any:
